@@ -1,0 +1,79 @@
+"""Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from momentum_fairseq.ops.checks import check_momentum, check_shapes
+from momentum_fairseq.ops.linear_attention import weighted_linear_attention
+
+
+def momentum_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    key_padding_mask: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Every query reads the last state of the heavy-ball recurrence (Nguyen et al. 2022, Eq. 14).
+
+        o_i = Σ_j γ w_{N−j} (q_i·k_j) v_j / (Σ_j q_i·k_j + eps)        w_d = (1 − β^{d+1}) / (1 − β)
+
+    N is the sentence's own number of real keys, so neither padding nor batch mates change a row.
+
+    Args:
+        q: queries `[B,H,N,D]`, already feature-mapped.
+        k: keys `[B,H,S,D]`, already feature-mapped.
+        v: values `[B,H,S,M]`.
+        momentum: β in [0, 1), or a tensor `[H]`, one a head.
+        step_size: γ > 0, or a tensor `[H]`.
+        key_padding_mask: bool `[B,S]`, True = padding, on either side.
+        eps: added to the normaliser.
+
+    Returns:
+        `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
+
+    Raises:
+        ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
+    """
+    check_shapes(q, k, v, key_padding_mask)
+    check_momentum(momentum, step_size)
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
+    return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps)
+
+
+def momentum_weights(
+    keys: int,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    key_padding_mask: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """γ (1 − β^c) / (1 − β) for each key, c being the number of real keys at its position and after (Eq. 14).
+
+    1 − β^c is computed as −expm1(c log β): no digits are lost as β → 1. Padding gets a finite weight that nobody reads.
+
+    Returns:
+        `[S]`, or `[B,1,S]` with a mask; `[H,S]` or `[B,H,S]` with one momentum or step size a head.
+    """
+    if key_padding_mask is None:
+        count = torch.arange(keys, 0, -1, dtype=dtype, device=device)
+    else:
+        real = ~key_padding_mask
+        seen = real.cumsum(-1)
+        count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
+    if isinstance(momentum, Tensor):
+        momentum = momentum.to(dtype).unsqueeze(-1)
+        weights = -torch.expm1(count * momentum.log()) / (1 - momentum)
+    elif momentum == 0:
+        weights = torch.ones_like(count)
+    else:
+        weights = torch.expm1(count * math.log(momentum)) / (momentum - 1)
+    return weights * (step_size.to(dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
