@@ -1,0 +1,40 @@
+# shellcheck shell=bash
+# Sourced by every script: strict mode, where the repository is, its Python environment.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # read by the scripts that source this file
+USER_DIR=$ROOT/momentum_fairseq
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+    printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Puts the environment on PATH, made first by setup.sh where it is missing or stale.
+# MOMENTUM_ENV=FOLDER takes an environment that has the requirements already, as it is.
+activate() {
+    local environment=${MOMENTUM_ENV:-$ROOT/.venv}
+    if [[ -z ${MOMENTUM_ENV:-} ]]; then
+        bash "$ROOT/scripts/setup.sh"
+    fi
+    [[ -x $environment/bin/python ]] || die "MOMENTUM_ENV=$environment: no bin/python in it; name a Python environment's folder"
+    export PATH=$environment/bin:$PATH
+    export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+    # The same text in and out whatever the machine's locale.
+    export PYTHONUTF8=1
+}
+
+# require_flag NAME, require_count NAME [LEAST]: the variable NAME holds 0 or 1, a whole number.
+require_flag() {
+    [[ ${!1} == [01] ]] || die "$1=${!1}: must be 0 or 1"
+}
+
+require_count() {
+    local least=${2:-1}
+    if ! [[ ${!1} =~ ^[0-9]{1,9}$ ]] || ((10#${!1} < least)); then
+        die "$1=${!1}: must be a whole number, at least $least"
+    fi
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, then checks the style of Python and shell and runs all tests.
+#   bash scripts/test.sh [pytest's arguments]
+# QUICK   1 leaves out the tests marked slow (default 0)
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+QUICK=${QUICK:-0}
+require_flag QUICK
+activate
+cd "$ROOT"
+
+say "test: ruff"
+ruff check --quiet .
+say "test: shellcheck"
+find scripts examples .ci -type f \( -name '*.sh' -o -name run \) -print0 2>/dev/null | xargs -0 shellcheck
+
+say "test: pytest"
+arguments=()
+if [[ $QUICK == 1 ]]; then
+    arguments+=(-m "not slow")
+fi
+exec python -m pytest -q "${arguments[@]}" "$@"
