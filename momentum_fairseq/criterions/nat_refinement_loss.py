@@ -1,0 +1,83 @@
+"""`nat_refinement_loss`: the training objective of Lee et al., EMNLP 2018, section 3."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+
+
+@dataclass
+class NatRefinementLossConfig(FairseqDataclass):
+    length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
+
+
+@register_criterion("nat_refinement_loss", dataclass=NatRefinementLossConfig)
+class NatRefinementLoss(FairseqCriterion):
+    """Σ_l mean over tokens of −log p(Y*|Yˡ⁻¹, X)  +  factor × mean over sentences of the length loss.
+
+    The sum runs over the initial prediction and all refinement steps. The sample size is the number of target tokens, so that
+    the means hold over all workers and accumulated batches. Losses are natural logarithms, computed in float32.
+    """
+
+    def __init__(self, task: Any, length_loss_factor: float) -> None:
+        super().__init__(task)
+        if not length_loss_factor >= 0:
+            raise ValueError(f"--length-loss-factor must not be negative, got {length_loss_factor}")
+        self.length_loss_factor = length_loss_factor
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss summed over tokens, the number of tokens, and what to log."""
+        output = model(**sample["net_input"], tgt_tokens=sample["target"], step_inputs=sample["step_inputs"])
+        targets, tokens, sentences = output["targets"], sample["ntokens"], sample["target"].shape[0]
+        step_losses = [F.cross_entropy(logits.float(), targets, reduction="sum") for logits in output["steps"]]
+        length_logits, length_targets = output["length_logits"].float(), output["length_targets"]
+        length_loss = F.cross_entropy(length_logits, length_targets, reduction="sum")
+        loss = torch.stack(step_losses).sum() + self.length_loss_factor * length_loss * (tokens / sentences)
+        logging_output = {
+            "loss": loss.detach(),
+            "length_loss": length_loss.detach(),
+            "length_correct": (length_logits.argmax(-1) == length_targets).sum(),
+            "ntokens": tokens,
+            "nsentences": sentences,
+            "sample_size": tokens,
+        }
+        for i, (logits, step_loss) in enumerate(zip(output["steps"], step_losses, strict=True), start=1):
+            logging_output[f"step{i}_loss"] = step_loss.detach()
+            logging_output[f"step{i}_correct"] = (logits.detach().argmax(-1) == targets).sum()
+        for name, momentum in output["momentum"].items():
+            logging_output[f"momentum_{name}"] = momentum * tokens
+        return loss, tokens, logging_output
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log `loss` (per token, all steps and the length), `step<i>_loss` and `_accuracy`, `length_loss` and `_accuracy`,
+        and `momentum_<part>_layer<i>`, the mean adaptive β̃."""
+        totals: dict[str, float] = {}
+        for output in logging_outputs:
+            for key, value in output.items():
+                totals[key] = totals.get(key, 0) + value
+        if not totals:
+            return
+        tokens, sentences = totals["ntokens"], totals["nsentences"]
+        metrics.log_scalar("loss", totals["loss"] / totals["sample_size"], totals["sample_size"], round=3)
+        for key, total in totals.items():
+            if key == "length_loss":
+                metrics.log_scalar(key, total / sentences, sentences, round=3)
+            elif key == "length_correct":
+                metrics.log_scalar("length_accuracy", 100 * total / sentences, sentences, round=1)
+            elif key.startswith("step") and key.endswith("_loss"):
+                metrics.log_scalar(key, total / tokens, tokens, round=3)
+            elif key.startswith("step") and key.endswith("_correct"):
+                metrics.log_scalar(key.replace("correct", "accuracy"), 100 * total / tokens, tokens, round=1)
+            elif key.startswith("momentum_"):
+                metrics.log_scalar(key, total / tokens, tokens, round=4)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """All that is logged is a sum."""
+        return True

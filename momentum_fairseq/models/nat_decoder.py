@@ -1,0 +1,72 @@
+"""A decoder of the iterative-refinement model (Lee et al., EMNLP 2018): used twice, with weights of its own each time."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from momentum_fairseq.models.nat_encoder import EncoderOutput, mean_momentum
+from momentum_fairseq.modules import DecoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities
+
+
+class DecoderOutput(NamedTuple):
+    """hidden: the last layer's output `[B,N,C]`; momentum: as in `EncoderOutput`."""
+
+    hidden: Tensor
+    momentum: list[Tensor]
+
+
+class NatDecoder(nn.Module):
+    """Layers of self-, positional and cross-attention; layer l attends to the output of encoder layer l.
+
+    Args:
+        num_layers: L, as in the encoder. options: what each layer is made of. positions: the table of sinusoids.
+    """
+
+    def __init__(self, num_layers: int, options: LayerOptions, positions: SinusoidalPositions) -> None:
+        super().__init__()
+        self.positions = positions
+        self.dropout = nn.Dropout(options.dropout)
+        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(num_layers))
+
+    def memory(self, source: EncoderOutput, length: int) -> list[LayerMemory]:
+        """What the layers read of the source and of `length` target positions, the same in every refinement step."""
+        positions = self.positions(length).to(source.embedding.dtype).unsqueeze(0)  # [1,N,C]
+        return [
+            layer.memory(output, source.padding_mask, positions)
+            for layer, output in zip(self.layers, source.layers, strict=True)
+        ]
+
+    def forward(self, x: Tensor, padding_mask: Tensor, memory: list[LayerMemory]) -> DecoderOutput:
+        """Inputs without positions `[B,N,C]`, bool `[B,N]` (True = padding) → `DecoderOutput`.
+
+        The velocity of the connection starts afresh.
+        """
+        x = self.dropout(x + self.positions(x.shape[1]).to(x.dtype))
+        momenta, velocities = [], Velocities()
+        for layer, layer_memory in zip(self.layers, memory, strict=True):
+            x = layer(x, padding_mask, layer_memory, velocities)
+            momenta.append(mean_momentum(velocities, padding_mask))
+        return DecoderOutput(x, [m for m in momenta if m is not None])
+
+
+def uniform_copy(source: EncoderOutput, target_lengths: Tensor, length: int) -> Tensor:
+    """The source embedding at the uniformly copied position round(i (S−1)/(T−1)) of each target position i.
+
+    S counts the source words without EOS, T the target words; a target of one word copies the first source word. Real source
+    positions are copied, whichever side the padding is on. Positions past a sentence's T repeat its last word.
+
+    Args:
+        source: B sentences. target_lengths: int64 `[B]`. length: N, the padded target length.
+
+    Returns:
+        `[B,N,C]`.
+    """
+    first = (~source.padding_mask).long().argmax(1)
+    last = (source.lengths - 1).clamp(min=0).unsqueeze(1)
+    steps = torch.arange(length, device=target_lengths.device).unsqueeze(0)
+    spans = (target_lengths - 1).clamp(min=1).unsqueeze(1)
+    position = ((2 * steps * last + spans) // (2 * spans)).minimum(last)  # [B,N], rounded half up, exact in integers
+    index = (first.unsqueeze(1) + position).unsqueeze(-1).expand(-1, -1, source.embedding.shape[2])
+    return source.embedding.gather(1, index)

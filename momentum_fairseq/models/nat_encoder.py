@@ -1,0 +1,82 @@
+"""The encoder of the iterative-refinement model (Lee et al., EMNLP 2018)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from momentum_fairseq.modules import EncoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules.transformer_layer import Velocities
+
+
+class EncoderOutput(NamedTuple):
+    """What decoders and the length predictor read.
+
+    layers: the output of every layer, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
+    padding_mask: bool `[B,S]`, True = padding; lengths: source words without EOS, int64 `[B]`;
+    momentum: the mean adaptive β̃ of each layer over the real tokens, a scalar each; empty for other connections.
+    """
+
+    layers: list[Tensor]
+    embedding: Tensor
+    padding_mask: Tensor
+    lengths: Tensor
+    momentum: list[Tensor]
+
+    def repeat(self, times: int) -> "EncoderOutput":
+        """Every sentence `times` times, copies side by side."""
+        return EncoderOutput(
+            [layer.repeat_interleave(times, dim=0) for layer in self.layers],
+            self.embedding.repeat_interleave(times, dim=0),
+            self.padding_mask.repeat_interleave(times, dim=0),
+            self.lengths.repeat_interleave(times, dim=0),
+            self.momentum,
+        )
+
+
+class NatEncoder(nn.Module):
+    """Embedding × √C + sinusoids, dropout, layers of self-attention and feed-forward; all layer outputs are kept.
+
+    Args:
+        embedding: the source embedding. num_layers: L. options: what each layer is made of.
+        positions: the table of sinusoids. eos: the id that ends a source sentence.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        num_layers: int,
+        options: LayerOptions,
+        positions: SinusoidalPositions,
+        *,
+        eos: int,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.positions, self.eos = embedding, positions, eos
+        self.scale = math.sqrt(options.embed_dim)
+        self.dropout = nn.Dropout(options.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(options) for _ in range(num_layers))
+
+    def forward(self, src_tokens: Tensor) -> EncoderOutput:
+        """int64 `[B,S]`, padded on either side → `EncoderOutput`."""
+        padding_mask = src_tokens.eq(self.embedding.padding_idx)
+        embedding = self.scale * self.embedding(src_tokens) + self.positions.of_real_tokens(padding_mask)
+        x = self.dropout(embedding)
+        outputs, momenta, velocities = [], [], Velocities()
+        for layer in self.layers:
+            x = layer(x, padding_mask, velocities)
+            outputs.append(x)
+            momenta.append(mean_momentum(velocities, padding_mask))
+        lengths = (~padding_mask & src_tokens.ne(self.eos)).sum(1)
+        return EncoderOutput(outputs, embedding, padding_mask, lengths, [m for m in momenta if m is not None])
+
+
+def mean_momentum(velocities: Velocities, padding_mask: Tensor) -> Tensor | None:
+    """The mean adaptive β̃ over the real tokens at the latest sub-layer of each chain, detached; None if there is none."""
+    momenta = [state.momentum for state in velocities.values() if state is not None and state.momentum is not None]
+    if not momenta:
+        return None
+    real = (~padding_mask).unsqueeze(-1)
+    stacked = torch.stack([momentum.detach().float() for momentum in momenta])  # [chains,B,N,1]
+    return (stacked * real).sum() / (real.sum() * len(momenta)).clamp(min=1)

@@ -1,0 +1,27 @@
+"""Learning parts, torch only: attention around an op chosen by name, connections, layers, positions, length predictor."""
+
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions
+from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection
+from momentum_fairseq.modules.feed_forward import FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
+from momentum_fairseq.modules.length_predictor import LengthPredictor
+from momentum_fairseq.modules.multihead_attention import MultiheadAttention
+from momentum_fairseq.modules.positions import SinusoidalPositions
+from momentum_fairseq.modules.transformer_layer import DecoderLayer, EncoderLayer, LayerOptions
+
+__all__ = [
+    "ATTENTION_KINDS",
+    "CONNECTIONS",
+    "FEED_FORWARDS",
+    "AttentionOptions",
+    "ConnectionOptions",
+    "ConnectionState",
+    "DecoderLayer",
+    "EncoderLayer",
+    "HighwayFeedForward",
+    "LayerOptions",
+    "LengthPredictor",
+    "MultiheadAttention",
+    "ResidualFeedForward",
+    "SinusoidalPositions",
+    "build_connection",
+]

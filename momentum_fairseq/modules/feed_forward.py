@@ -1,0 +1,53 @@
+"""Feed-forward sub-layers with their own connection: residual (Vaswani et al. 2017) and highway (Lee et al. 2018)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def two_layer_relu(embed_dim: int, hidden_dim: int) -> nn.Sequential:
+    """Linear, ReLU, Linear: `[..., C]` → `[..., C]`."""
+    layers = nn.Sequential(nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim))
+    for linear in (layers[0], layers[2]):
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return layers
+
+
+class ResidualFeedForward(nn.Module):
+    """y = LN(x + Drop(FFN(x))), or x + Drop(FFN(LN(x))) with the norm before."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool) -> None:
+        super().__init__()
+        self.ffn = two_layer_relu(embed_dim, hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.normalize_before = normalize_before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B,N,C]` → `[B,N,C]`."""
+        inner = self.layer_norm(x) if self.normalize_before else x
+        y = self.mix(x, inner, self.dropout(self.ffn(inner)))
+        return y if self.normalize_before else self.layer_norm(y)
+
+    def mix(self, x: Tensor, inner: Tensor, update: Tensor) -> Tensor:
+        """The connection: x is the sub-layer's input, inner what the networks read, update the dropped-out FFN output."""
+        return x + update
+
+
+class HighwayFeedForward(ResidualFeedForward):
+    """y = LN(g ∘ x + (1 − g) ∘ Drop(FFN(x))),  g = sigmoid(FFN_gate(x))  (Lee et al. 2018, section 4; Srivastava et al. 2015)."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool) -> None:
+        super().__init__(embed_dim, hidden_dim, dropout=dropout, normalize_before=normalize_before)
+        self.gate = two_layer_relu(embed_dim, hidden_dim)
+
+    def mix(self, x: Tensor, inner: Tensor, update: Tensor) -> Tensor:
+        return torch.lerp(update, x, torch.sigmoid(self.gate(inner)))
+
+
+FEED_FORWARDS: dict[str, Callable[..., ResidualFeedForward]] = {
+    "highway": HighwayFeedForward,
+    "residual": ResidualFeedForward,
+}

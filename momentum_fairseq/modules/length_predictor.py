@@ -1,0 +1,35 @@
+"""Target length as an offset from the source length (Lee et al. 2018, section 4)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LengthPredictor(nn.Module):
+    """Classify clamp(T − S, −R, R) from the mean encoder outputs of the real source tokens.
+
+    The encoder outputs are detached: the length loss trains the classifier alone.
+
+    Args:
+        embed_dim: C. num_layers: L encoder outputs are read. max_offset: R; there are 2R + 1 classes.
+    """
+
+    def __init__(self, embed_dim: int, num_layers: int, max_offset: int = 20) -> None:
+        super().__init__()
+        self.max_offset = max_offset
+        self.classifier = nn.Linear(embed_dim * num_layers, 2 * max_offset + 1)
+
+    def forward(self, layers: list[Tensor], padding_mask: Tensor) -> Tensor:
+        """L tensors `[B,S,C]`, bool `[B,S]` (True = padding) → logits `[B, 2R+1]`."""
+        real = (~padding_mask).unsqueeze(-1).to(layers[0].dtype)
+        count = real.sum(1).clamp(min=1)
+        means = [(layer.detach() * real).sum(1) / count for layer in layers]
+        return self.classifier(torch.cat(means, dim=-1))
+
+    def target(self, source_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        """Word counts int64 `[B]`, `[B]` → the class of each sentence, int64 `[B]`."""
+        return (target_lengths - source_lengths).clamp(-self.max_offset, self.max_offset) + self.max_offset
+
+    def lengths(self, logits: Tensor, source_lengths: Tensor, beam: int = 1, *, max_length: int) -> Tensor:
+        """The `beam` most probable lengths, best first, each in [1, max_length]: int64 `[B, beam]`."""
+        offsets = logits.topk(min(beam, logits.shape[1]), dim=1).indices - self.max_offset
+        return (source_lengths.unsqueeze(1) + offsets).clamp(1, max_length)

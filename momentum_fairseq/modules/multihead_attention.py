@@ -1,0 +1,70 @@
+"""Multihead attention: projections around an attention kind chosen by name."""
+
+import math
+
+from torch import Tensor, nn
+
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
+
+
+class MultiheadAttention(nn.Module):
+    """Project, split into heads, attend, join, project (Vaswani et al. 2017, section 3.2.2).
+
+    The projections are steps of their own, so that keys and values which stay the same (the source through all refinement
+    steps, the positions through a batch) are projected once.
+
+    Args:
+        embed_dim: C, features in and out.
+        num_heads: H; C / H need not be even.
+        options: the attention kind and its numbers.
+
+    Raises:
+        ValueError: C not a multiple of H, or an unknown kind.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, options: AttentionOptions) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, options)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            nn.init.zeros_(projection.bias)
+
+    def project_query(self, query: Tensor) -> Tensor:
+        """`[B,N,C]` → `[B,H,N,D]`."""
+        return self._split(self.q_proj(query))
+
+    def project_key(self, key: Tensor) -> Tensor:
+        """`[B,S,C]` → `[B,H,S,D]`."""
+        return self._split(self.k_proj(key))
+
+    def project_value(self, value: Tensor) -> Tensor:
+        """`[B,S,C]` → `[B,H,S,D]`."""
+        return self._split(self.v_proj(value))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """Attend with projected q, k, v and a bool mask `[B,S]`; join the heads → `[B,N,C]`.
+
+        q and k may have batch size 1: they then serve the whole batch.
+        """
+        batch = v.shape[0]
+        q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
+        out = self.attention(q, k, v, key_padding_mask)  # [B,H,N,D]
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""
+        return self.attend(
+            self.project_query(query), self.project_key(key), self.project_value(value), key_padding_mask
+        )
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B,H,N,D]

@@ -1,0 +1,39 @@
+"""Sinusoidal positions (Vaswani et al. 2017, section 3.5)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """sin and cos of position / 10000^(2i/dim), float32 `[length, dim]`; an odd `dim` has one sine more than cosines."""
+    rates = torch.exp(torch.arange(0, dim, 2).double() * (-math.log(10000.0) / dim))
+    angles = torch.arange(length).double()[:, None] * rates  # [length, ceil(dim / 2)]
+    table = torch.empty(length, dim, dtype=torch.float64)
+    table[:, 0::2] = angles.sin()
+    table[:, 1::2] = angles.cos()[:, : dim // 2]
+    return table.float()
+
+
+class SinusoidalPositions(nn.Module):
+    """A table of sinusoids, computed once and not saved with the model.
+
+    Args:
+        max_length: positions in the table; `dim`: features.
+    """
+
+    def __init__(self, max_length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("table", sinusoids(max_length, dim), persistent=False)
+
+    def forward(self, length: int) -> Tensor:
+        """The first `length` positions `[length, C]`; ValueError beyond the table."""
+        if length > len(self.table):
+            raise ValueError(f"{length} positions asked for, but the model was built for {len(self.table)}")
+        return self.table[:length]
+
+    def of_real_tokens(self, padding_mask: Tensor) -> Tensor:
+        """bool `[B,N]`, True = padding on either side → `[B,N,C]`, counted from 0 at each sentence's first real token."""
+        positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)
+        return self(padding_mask.shape[1])[positions]

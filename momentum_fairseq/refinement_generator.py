@@ -1,0 +1,177 @@
+"""Decoding by iterative refinement (Lee et al., EMNLP 2018, section 3.3)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+
+STOPPING_RULES = ("equality", "jaccard")
+Hypothesis = dict[str, Any]
+
+
+class RefinementGenerator:
+    """Translate in at most `max_steps` decoder passes, the first by decoder 1, the others by decoder 2; argmax in each.
+
+    A sentence's output doesn't depend on the batch it is in. Finished sentences leave the batch.
+
+    Args:
+        target_dictionary: for the ids of BOS, padding and EOS.
+        max_steps: decoder passes, the initial translation included.
+        adaptive: stop a sentence early by the stopping rule; if False all get `max_steps` passes.
+        stopping: `equality`: the output repeats the one before; `jaccard`: the Jaccard index of the token multisets is 1 over
+            the last `window` outputs.
+        window: outputs that the Jaccard rule compares.
+        length_beam: lengths tried for each sentence; the output with the best mean log p in its last pass wins.
+        oracle_length: use the reference's length instead of the predicted one.
+        collapse_repeats: drop each token that equals the one before it from the result (not part of the method: the paper's
+            published code does this).
+        retain_history: keep the output of every pass.
+
+    Raises:
+        ValueError: a value out of range, or a length beam with oracle lengths.
+    """
+
+    def __init__(
+        self,
+        target_dictionary: Any,
+        *,
+        max_steps: int = 10,
+        adaptive: bool = True,
+        stopping: str = "equality",
+        window: int = 5,
+        length_beam: int = 1,
+        oracle_length: bool = False,
+        collapse_repeats: bool = False,
+        retain_history: bool = False,
+    ) -> None:
+        if max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+        if stopping not in STOPPING_RULES:
+            raise ValueError(f"unknown stopping rule {stopping!r}; choose from {', '.join(STOPPING_RULES)}")
+        if window < 2:
+            raise ValueError(f"window must be at least 2, got {window}")
+        if length_beam < 1:
+            raise ValueError(f"length_beam must be at least 1, got {length_beam}")
+        if oracle_length and length_beam > 1:
+            raise ValueError(f"oracle lengths leave nothing to a length beam of {length_beam}; choose one of the two")
+        self.padding = target_dictionary.pad()
+        self.symbols_to_strip_from_output = {target_dictionary.bos(), self.padding, target_dictionary.eos()}
+        self.max_steps, self.adaptive, self.stopping, self.window = max_steps, adaptive, stopping, window
+        self.length_beam, self.oracle_length = length_beam, oracle_length
+        self.collapse_repeats, self.retain_history = collapse_repeats, retain_history
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        models: list[MomentumNatModel],
+        sample: dict[str, Any],
+        prefix_tokens: Tensor | None = None,
+        constraints: Tensor | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Translate a batch.
+
+        Args:
+            models: exactly one. sample: `net_input.src_tokens` `[B,S]`, and `target` `[B,N]` for oracle lengths.
+
+        Returns:
+            For each sentence its hypotheses, best first: `tokens` int64 `[T]`, `score` (mean log p in the last pass),
+            `positional_scores` `[T]`, `steps`, `alignment` None, and with history `history`, a list of {`tokens`}.
+
+        Raises:
+            ValueError: an ensemble, a prefix or constraints, which refinement can't honour; oracle lengths without a target.
+        """
+        if len(models) != 1:
+            raise ValueError(f"iterative refinement decodes with one model, got an ensemble of {len(models)}")
+        if prefix_tokens is not None or constraints is not None:
+            raise ValueError("iterative refinement can't honour a prefix (--prefix-size) or --constraints")
+        model = models[0].eval()
+        source = model.encode(sample["net_input"]["src_tokens"])
+        sentences = len(source.lengths)
+        lengths = self._lengths(model, source, sample)  # [B, beam]
+        beam = lengths.shape[1]
+        if beam > 1:
+            source = source.repeat(beam)
+        outputs = self._refine(model, model.translate(source, lengths.flatten()))
+        hypotheses = [self._hypothesis(output) for output in outputs]
+        ranked = []
+        for i in range(sentences):
+            candidates = hypotheses[i * beam : (i + 1) * beam]
+            ranked.append(sorted(candidates, key=lambda h: h["score"], reverse=True))
+        return ranked
+
+    def _lengths(self, model: MomentumNatModel, source: Any, sample: dict[str, Any]) -> Tensor:
+        if not self.oracle_length:
+            return model.predict_lengths(source, self.length_beam)
+        if sample.get("target") is None:
+            raise ValueError("oracle lengths need references; this input has none")
+        return sample["target"].ne(self.padding).sum(1, keepdim=True).clamp(min=1)
+
+    def _refine(self, model: MomentumNatModel, state: RefinementState) -> list[Hypothesis]:
+        """Run the passes; returns one record a row, in the rows' order."""
+        rows = torch.arange(len(state.tokens), device=state.tokens.device)
+        records: list[Hypothesis] = [{} for _ in range(len(rows))]
+        history: list[list[Tensor]] = [[] for _ in range(len(rows))]
+        same_for = torch.zeros_like(rows)  # consecutive passes without a change
+        for step in range(1, self.max_steps + 1):
+            if step > 1:
+                previous = state.tokens
+                state = model.refine(state)
+                same_for = torch.where(self._unchanged(previous, state.tokens), same_for + 1, 0)
+            if self.retain_history:
+                for row, tokens in zip(rows.tolist(), state.tokens.unbind(), strict=True):
+                    history[row].append(tokens)
+            finished = self._finished(same_for, step)
+            if bool(finished.any()):
+                self._record(model, state.select(finished), rows[finished], step, records, history)
+                if bool(finished.all()):
+                    break
+                state, rows, same_for = state.select(~finished), rows[~finished], same_for[~finished]
+        return records
+
+    def _unchanged(self, previous: Tensor, current: Tensor) -> Tensor:
+        """Rows whose output repeats: as a sequence, or as a multiset for the Jaccard rule (index 1 = equal multisets)."""
+        if self.stopping == "jaccard":
+            previous, current = previous.sort(1).values, current.sort(1).values
+        return (previous == current).all(1)
+
+    def _finished(self, same_for: Tensor, step: int) -> Tensor:
+        if step == self.max_steps:
+            return torch.ones_like(same_for, dtype=torch.bool)
+        if not self.adaptive:
+            return torch.zeros_like(same_for, dtype=torch.bool)
+        return same_for >= (1 if self.stopping == "equality" else self.window - 1)
+
+    def _record(
+        self,
+        model: MomentumNatModel,
+        state: RefinementState,
+        rows: Tensor,
+        step: int,
+        records: list[Hypothesis],
+        history: list[list[Tensor]],
+    ) -> None:
+        """Keep the finished rows of `state`."""
+        scores = model.word_scores(state)
+        lengths = (~state.padding_mask).sum(1).tolist()
+        for i, row in enumerate(rows.tolist()):
+            length = lengths[i]
+            records[row] = {
+                "tokens": state.tokens[i, :length],
+                "positional_scores": scores[i, :length],
+                "steps": step,
+                "history": [{"tokens": tokens[:length]} for tokens in history[row]],
+            }
+
+    def _hypothesis(self, record: Hypothesis) -> Hypothesis:
+        tokens, scores = record["tokens"], record["positional_scores"]
+        if self.collapse_repeats:
+            keep = torch.ones_like(tokens, dtype=torch.bool)
+            keep[1:] = tokens[1:] != tokens[:-1]
+            tokens, scores = tokens[keep], scores[keep]
+        hypothesis = {**record, "tokens": tokens, "positional_scores": scores, "alignment": None, "attention": None}
+        hypothesis["score"] = float(scores.mean())
+        if not self.retain_history:
+            del hypothesis["history"]
+        return hypothesis

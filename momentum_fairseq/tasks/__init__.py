@@ -1,0 +1,5 @@
+"""fairseq tasks of the plug-in."""
+
+from momentum_fairseq.tasks import translation_nat
+
+__all__ = ["translation_nat"]

@@ -1,0 +1,185 @@
+"""`translation_nat`: translation by iterative refinement, with denoising, BLEU in validation, and no lost sentences."""
+
+import os
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.data import StripTokenDataset, data_utils
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+from momentum_fairseq.ops import corrupt
+from momentum_fairseq.refinement_generator import STOPPING_RULES, RefinementGenerator
+
+GENERATION_ARGUMENTS = {
+    "iter_decode_max_iter": 10,
+    "iter_decode_force_max_iter": False,
+    "iter_decode_with_beam": 1,
+    "retain_iter_history": False,
+}
+
+
+@dataclass
+class TranslationNatConfig(TranslationConfig):
+    train_steps: int = field(
+        default=4, metadata={"help": "decoder passes in training: the initial prediction and the refinements"}
+    )
+    denoising_probability: float = field(
+        default=0.5, metadata={"help": "p_dae: chance that a refinement step reads a corrupted target"}
+    )
+    corruption_rate: float = field(default=0.1, metadata={"help": "share of a target's words that are corrupted"})
+    stopping: ChoiceEnum(list(STOPPING_RULES)) = field(
+        default="equality",
+        metadata={"help": "when adaptive decoding stops a sentence: its output repeats, or its words do over a window"},
+    )
+    stopping_window: int = field(default=5, metadata={"help": "outputs that --stopping jaccard compares"})
+    oracle_length: bool = field(default=False, metadata={"help": "decode with the references' lengths"})
+    collapse_repeats: bool = field(
+        default=False, metadata={"help": "drop repeated tokens from the result, as the paper's published code does"}
+    )
+
+
+@register_task("translation_nat", dataclass=TranslationNatConfig)
+class TranslationNatTask(TranslationTask):
+    """fairseq's translation task for models that predict all words at once.
+
+    Targets carry no EOS: the length is predicted. `--iter-decode-max-iter N` is the number of decoder passes, the initial
+    translation included; `--iter-decode-force-max-iter` runs them all; `--iter-decode-with-beam L` tries L lengths.
+    """
+
+    cfg: TranslationNatConfig
+
+    @classmethod
+    def setup_task(cls, cfg: TranslationNatConfig, **kwargs: Any) -> "TranslationNatTask":
+        """Load the dictionaries.
+
+        Raises:
+            ValueError: an option out of range or one that this task can't honour.
+            FileNotFoundError: a missing data folder or dictionary.
+        """
+        if cfg.train_steps < 1:
+            raise ValueError(f"--train-steps must be at least 1, got {cfg.train_steps}")
+        if not 0 <= cfg.denoising_probability <= 1:
+            raise ValueError(f"--denoising-probability must be in [0, 1], got {cfg.denoising_probability}")
+        if not 0 <= cfg.corruption_rate <= 1:
+            raise ValueError(f"--corruption-rate must be in [0, 1], got {cfg.corruption_rate}")
+        if cfg.left_pad_target:
+            raise ValueError("translation_nat pads targets on the right; leave --left-pad-target off")
+        folder = utils.split_paths(cfg.data)[0]
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"no data folder {folder}; make it with scripts/prepare_parallel.sh")
+        if cfg.source_lang is None or cfg.target_lang is None:
+            cfg.source_lang, cfg.target_lang = data_utils.infer_language_pair(folder)
+        if cfg.source_lang is None or cfg.target_lang is None:
+            raise ValueError(f"can't tell the languages of {folder}; give --source-lang and --target-lang")
+        for language in (cfg.source_lang, cfg.target_lang):
+            dictionary = os.path.join(folder, f"dict.{language}.txt")
+            if not os.path.isfile(dictionary):
+                raise FileNotFoundError(
+                    f"no dictionary {dictionary}; prepare the data with scripts/prepare_parallel.sh, or copy the "
+                    f"dictionary that the model was trained with"
+                )
+        return super().setup_task(cfg, **kwargs)
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """Load a split; its targets lose their EOS.
+
+        Raises:
+            ValueError: an empty target sentence.
+        """
+        super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+        dataset = self.datasets[split]
+        dataset.input_feeding = False
+        if dataset.tgt is None:
+            return
+        empty = (dataset.tgt_sizes <= 1).nonzero()[0]
+        if len(empty):
+            raise ValueError(
+                f"{len(empty)} empty target sentences in {split}, the first at line {empty[0] + 1}; remove them "
+                f"(scripts/prepare_parallel.sh does so for training data)"
+            )
+        dataset.tgt = StripTokenDataset(dataset.tgt, self.tgt_dict.eos())
+        dataset.tgt_sizes = dataset.tgt_sizes - 1
+
+    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in fairseq; outside training every sentence is in some batch.
+
+        Raises:
+            RuntimeError: a sentence was lost all the same.
+        """
+        training = self.datasets.get(self.cfg.train_subset) is dataset
+        if not training:
+            kwargs["required_batch_size_multiple"] = 1
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if not training and not kwargs.get("ignore_invalid_inputs") and kwargs.get("num_shards", 1) == 1:
+            batched = sum(len(batch) for batch in iterator.frozen_batches)
+            if batched != len(dataset):
+                raise RuntimeError(f"{len(dataset)} sentences went in but only {batched} are in batches")
+        return iterator
+
+    def train_step(
+        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> tuple[Any, Any, Any]:
+        """One forward and backward pass; refinement steps read a corrupted target with probability p_dae."""
+        sample["step_inputs"] = self.draw_step_inputs(sample["target"])
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def valid_step(self, sample: Any, model: Any, criterion: Any) -> tuple[Any, Any, Any]:
+        """The loss of the model's own refinements, and BLEU with --eval-bleu."""
+        sample["step_inputs"] = [None] * (self.cfg.train_steps - 1)
+        return super().valid_step(sample, model, criterion)
+
+    def draw_step_inputs(self, target: torch.Tensor) -> list[torch.Tensor | None]:
+        """One entry for each refinement step of a batch: a fresh corruption of `target` `[B,N]`, or None.
+
+        fairseq seeds torch anew at each update, so a resumed training draws what an uninterrupted one does.
+        """
+        dictionary = self.tgt_dict
+        special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
+        denoise = torch.rand(self.cfg.train_steps - 1) < self.cfg.denoising_probability
+        return [
+            corrupt(target, rate=self.cfg.corruption_rate, special=special, ordinary=self.ordinary_words)
+            if drawn
+            else None
+            for drawn in denoise.tolist()
+        ]
+
+    @property
+    def ordinary_words(self) -> tuple[int, int]:
+        """First and one-past-last id of the words in the target dictionary, without specials and fairseq's filling."""
+        dictionary = self.tgt_dict
+        end = len(dictionary)
+        while end > dictionary.nspecial and dictionary[end - 1].startswith("madeupword"):
+            end -= 1
+        return dictionary.nspecial, end
+
+    def build_generator(
+        self, models: Any, args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None, **kwargs: Any
+    ) -> RefinementGenerator:
+        """The generator for fairseq's generation options, or for the JSON of --eval-bleu-args.
+
+        Raises:
+            ValueError: an unknown key in --eval-bleu-args.
+        """
+        if isinstance(args, Namespace):
+            unknown = vars(args).keys() - GENERATION_ARGUMENTS.keys()
+            if unknown and not hasattr(args, "iter_decode_eos_penalty"):
+                raise ValueError(
+                    f"--eval-bleu-args holds {sorted(unknown)}; refinement takes {sorted(GENERATION_ARGUMENTS)}"
+                )
+        values = {key: getattr(args, key, default) for key, default in GENERATION_ARGUMENTS.items()}
+        return RefinementGenerator(
+            self.tgt_dict,
+            max_steps=values["iter_decode_max_iter"],
+            adaptive=not values["iter_decode_force_max_iter"],
+            stopping=str(self.cfg.stopping),
+            window=self.cfg.stopping_window,
+            length_beam=values["iter_decode_with_beam"],
+            oracle_length=self.cfg.oracle_length,
+            collapse_repeats=self.cfg.collapse_repeats,
+            retain_history=values["retain_iter_history"],
+        )
