@@ -108,7 +108,7 @@ def encode_corpus(options: argparse.Namespace) -> None:
             lines = encode(text[split][language], bpe)
             too_long = [number for number, line in enumerate(lines, 1) if line.count(" ") >= MAX_SUBWORDS]
             if too_long and split != "train":
-                where = f"{split} set in language {language}, line {too_long[0]}"
+                where = f"{getattr(options, split)}.{language}:{too_long[0]}"
                 length = lines[too_long[0] - 1].count(" ") + 1
                 raise InputError(f"{where}: {length:,} sub-words, more than {MAX_SUBWORDS:,}; split or remove the pair")
             write_lines(options.out / f"{split}.{language}", lines)
@@ -126,6 +126,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--source-lang", required=True)
     parser.add_argument("--target-lang", required=True)
+    parser.add_argument("--valid", required=True, help="raw validation files without language, to name in errors")
+    parser.add_argument("--test", required=True, help="raw test files without language, to name in errors")
     parser.add_argument("--operations", type=int, required=True, help="merges to learn")
     parser.add_argument("--codes", type=Path, help="codes to take in place of learning them")
     parser.add_argument("--source-dictionary", type=Path, help="fairseq dictionary that will be used for the source")

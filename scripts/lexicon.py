@@ -43,7 +43,8 @@ ADJECTIVES = {
         clever klug | brave mutig | lazy faul | hungry hungrig | rich reich | poor arm | sad traurig
         polite höflich | quiet ruhig""",
     "things": """new neu | black schwarz | white weiß | brown braun | red rot | green grün | blue blau
-        yellow gelb | heavy schwer | cheap billig | clean sauber | long lang | short kurz | round rund | broken kaputt | valuable wertvoll | useful nützlich""",
+        yellow gelb | heavy schwer | cheap billig | clean sauber | long lang | short kurz | round rund
+        broken kaputt | valuable wertvoll | useful nützlich""",
 }
 # English base, third person and participle (_ for a space); German infinitive with | after a separable prefix,
 # third person (without the prefix), participle, auxiliary of the perfect (h haben, s sein), case of the object.

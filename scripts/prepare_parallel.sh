@@ -131,7 +131,7 @@ split_words() {
     [[ -z $SRCDICT ]] || options+=(--source-dictionary "$SRCDICT")
     [[ -z $TGTDICT ]] || options+=(--target-dictionary "$TGTDICT")
     python "$ROOT/scripts/encode_parallel.py" "$OUT/tokenised" "$PART" --source-lang "$SOURCE_LANG" \
-        --target-lang "$TARGET_LANG" --operations "$BPE_OPERATIONS" "${options[@]}"
+        --target-lang "$TARGET_LANG" --valid "$DATA/$VALID" --test "$DATA/$TEST" --operations "$BPE_OPERATIONS" "${options[@]}"
 }
 
 binarise() {
