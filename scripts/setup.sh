@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the Python environment .venv, once; makes it anew when requirements.txt or the Python version changes.
 #   bash scripts/setup.sh
-# PYTHON   the interpreter, 3.11 or 3.12 (default: the first of python3.12, python3.11, python3 that runs and is one of them)
+# PYTHON   the interpreter, 3.11 or 3.12 (default: the first of python3.11, python3.12, python3 that runs and is one of them)
 # Which build of torch comes is pip's choice: for a CPU build, name its index in PIP_EXTRA_INDEX_URL.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -26,7 +26,7 @@ find_python() {
             printf '%s\n' "$candidate"
             return
         fi
-    done < <(type -ap python3.12 python3.11 python3)
+    done < <(type -ap python3.11 python3.12 python3)
     die "no Python 3.11 or 3.12 found on PATH: install one, or name it by PYTHON=/path/to/python3.12"
 }
 

@@ -103,8 +103,8 @@ def test_a_shim_that_fails_is_passed_over(setup, tmp_path):
     shims, real = tmp_path / "shims", tmp_path / "real"
     for folder, text in ((shims, "#!/bin/bash\nexit 127\n"), (real, STAND_IN)):
         folder.mkdir()
-        (folder / "python3.12").write_text(text)
-        (folder / "python3.12").chmod(0o755)
+        (folder / "python3.11").write_text(text)
+        (folder / "python3.11").chmod(0o755)
     result = setup.run(PYTHON="", PATH=f"{shims}:{real}:{os.environ['PATH']}")
     assert result.returncode == 0, result.stderr
     assert "Python 3.12" in result.stdout
