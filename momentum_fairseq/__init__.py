@@ -1,9 +1,9 @@
 """Momentum attention for fairseq (Nguyen et al., "Momentum Transformer", MSML 2022), a plug-in for `--user-dir`."""
 
-from momentum_fairseq.checkpoints import allow_safe_loading, copy_whole_or_not_at_all
+from momentum_fairseq.checkpoints import allow_safe_loading, save_whole_or_not_at_all
 
 allow_safe_loading()
-copy_whole_or_not_at_all()
+save_whole_or_not_at_all()
 
 from momentum_fairseq import criterions, models, tasks  # noqa: E402  (fairseq scans models and tasks only)
 
