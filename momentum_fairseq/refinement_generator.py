@@ -86,7 +86,8 @@ class RefinementGenerator:
             raise ValueError(f"iterative refinement decodes with one model, got an ensemble of {len(models)}")
         if prefix_tokens is not None or constraints is not None:
             raise ValueError("iterative refinement can't honour a prefix (--prefix-size) or --constraints")
-        model = models[0].eval()
+        model = models[0]
+        model.eval()  # returns None once fairseq has prepared the model for inference
         source = model.encode(sample["net_input"]["src_tokens"])
         sentences = len(source.lengths)
         lengths = self._lengths(model, source, sample)  # [B, beam]
@@ -170,6 +171,8 @@ class RefinementGenerator:
             keep = torch.ones_like(tokens, dtype=torch.bool)
             keep[1:] = tokens[1:] != tokens[:-1]
             tokens, scores = tokens[keep], scores[keep]
+        with torch.inference_mode(False):
+            scores = scores.clone()  # fairseq-generate divides it in place, which inference tensors refuse
         hypothesis = {**record, "tokens": tokens, "positional_scores": scores, "alignment": None, "attention": None}
         hypothesis["score"] = float(scores.mean())
         if not self.retain_history:
