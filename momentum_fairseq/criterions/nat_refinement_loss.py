@@ -46,9 +46,9 @@ class NatRefinementLoss(FairseqCriterion):
             "nsentences": sentences,
             "sample_size": tokens,
         }
-        for i, (logits, step_loss) in enumerate(zip(output["steps"], step_losses, strict=True), start=1):
+        for i, (words, step_loss) in enumerate(zip(output["predictions"], step_losses, strict=True), start=1):
             logging_output[f"step{i}_loss"] = step_loss.detach()
-            logging_output[f"step{i}_correct"] = (logits.detach().argmax(-1) == targets).sum()
+            logging_output[f"step{i}_correct"] = (words == targets).sum()
         for name, momentum in output["momentum"].items():
             logging_output[f"momentum_{name}"] = momentum * tokens
         return loss, tokens, logging_output

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
@@ -155,7 +156,8 @@ class MomentumNatModel(BaseFairseqModel):
 
         Returns:
             `steps`: for the initial prediction and each refinement, logits `[R,V]` at the R real target tokens;
-            `targets`: int64 `[R]`; `length_logits` `[B,2R+1]`, `length_targets` int64 `[B]`;
+            `predictions`: their best words, int64 `[R]` each; `targets`: int64 `[R]`;
+            `length_logits` `[B,2·offset+1]`, `length_targets` int64 `[B]`;
             `momentum`: name → mean adaptive β̃, a scalar, for the layers of an adaptive model.
         """
         source = self.encoder(src_tokens)
@@ -167,17 +169,20 @@ class MomentumNatModel(BaseFairseqModel):
             uniform_copy(source, lengths, width), padding_mask, self.decoder1.memory(source, width)
         )
         momentum = {"encoder": source.momentum, "decoder1": decoded.momentum}
-        steps = [self.output_projection(decoded.hidden.flatten(0, 1)[real])]
+        logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
+        steps, predictions = [logits], [self._words(logits)]
         memory = self.decoder2.memory(source, width) if step_inputs else []
         for step_input in step_inputs:
             if step_input is None:
-                words = steps[-1].detach()[:, self.first_word :].argmax(-1) + self.first_word
-                step_input = tgt_tokens.flatten().index_copy(0, real, words).view_as(tgt_tokens)
+                step_input = tgt_tokens.flatten().index_copy(0, real, predictions[-1]).view_as(tgt_tokens)
             decoded = self.decoder2(self._embed(step_input) + decoded.hidden, padding_mask, memory)
-            steps.append(self.output_projection(decoded.hidden.flatten(0, 1)[real]))
+            logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
+            steps.append(logits)
+            predictions.append(self._words(logits))
             momentum["decoder2"] = decoded.momentum
         return {
             "steps": steps,
+            "predictions": predictions,
             "targets": tgt_tokens.flatten()[real],
             "length_logits": self.length_predictor(source.layers, source.padding_mask),
             "length_targets": self.length_predictor.target(source.lengths, lengths),
@@ -219,7 +224,7 @@ class MomentumNatModel(BaseFairseqModel):
         real = ~padding_mask
         rows = hidden[real]  # [R,C]
         block = max(1, PROJECTION_BLOCK // len(weight))
-        words = [torch.mm(rows[i : i + block], weight.t()).argmax(-1) for i in range(0, len(rows), block)]
+        words = [F.linear(rows[i : i + block], weight).argmax(-1) for i in range(0, len(rows), block)]
         tokens = torch.full_like(padding_mask, self.padding_idx, dtype=torch.long)
         tokens[real] = torch.cat(words) + self.first_word
         return tokens
@@ -235,6 +240,9 @@ class MomentumNatModel(BaseFairseqModel):
             chosen = logits.gather(1, words[i : i + block].unsqueeze(1)).squeeze(1)
             scores.append(chosen - logits.logsumexp(-1))
         return torch.zeros(real.shape, device=real.device).masked_scatter(real, torch.cat(scores))
+
+    def _words(self, logits: Tensor) -> Tensor:
+        return logits.detach()[:, self.first_word :].argmax(-1) + self.first_word
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return math.sqrt(self.cfg.embed_dim) * self.target_embedding(tokens)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from momentum_fairseq.ops import FEATURE_MAPS, linear_attention, momentum_attention, softmax_attention
 from momentum_fairseq.ops.checks import check_momentum
 
-
 T = TypeVar("T")
 
 
