@@ -91,7 +91,7 @@ claim_out() {
     remove_parts
     trap remove_parts EXIT
     local settings difference
-    settings=$(describe_settings)
+    settings=$1
     if [[ -f $OUT/settings.txt && $settings == "$(<"$OUT/settings.txt")" ]]; then
         return
     fi
@@ -150,10 +150,19 @@ binarise() {
     say "dictionary: $SOURCE_LANG $(wc -l <"$PART/dict.$SOURCE_LANG.txt") types, $TARGET_LANG $(wc -l <"$PART/dict.$TARGET_LANG.txt") types"
 }
 
+# Whether OUT is finished with the settings $1; asked without the lock, so that trainings side by side can share an OUT.
+stands() {
+    [[ -d $OUT/data-bin && -f $OUT/report.json && -f $OUT/codes && -f $OUT/settings.txt && $1 == "$(<"$OUT/settings.txt")" ]]
+}
+
 check_settings
-claim_out
-if [[ -d $OUT/data-bin && -f $OUT/report.json && -f $OUT/codes ]]; then
+settings=$(describe_settings)
+if stands "$settings"; then
     say "prepare: $OUT/data-bin stands, nothing to do"
+    exit 0
+fi
+claim_out "$settings"
+if stands "$settings"; then
     exit 0
 fi
 activate
