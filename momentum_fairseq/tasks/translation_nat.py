@@ -111,11 +111,12 @@ class TranslationNatTask(TranslationTask):
         Raises:
             RuntimeError: a sentence was lost all the same.
         """
-        training = self.datasets.get(self.cfg.train_subset) is dataset
+        skips = kwargs.get("ignore_invalid_inputs", False)  # a training always skips; translating the training data doesn't
+        training = skips and self.datasets.get(self.cfg.train_subset) is dataset
         if not training:
             kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if not training and not kwargs.get("ignore_invalid_inputs") and kwargs.get("num_shards", 1) == 1:
+        if not skips and kwargs.get("num_shards", 1) == 1:
             batched = sum(len(batch) for batch in iterator.frozen_batches)
             if batched != len(dataset):
                 raise RuntimeError(f"{len(dataset)} sentences went in but only {batched} are in batches")
