@@ -20,11 +20,14 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | Non
         )
 
 
-def check_momentum(momentum: float | Tensor, step_size: float | Tensor) -> None:
-    """Raise ValueError for a number β outside [0, 1) or γ <= 0.
+def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: int) -> None:
+    """Raise ValueError for a number β outside [0, 1) or γ <= 0, and for a tensor that isn't one value a head.
 
-    Tensors (learned values, one a head) are not read: that would wait for the device at each layer.
+    The values of tensors (learned) are not read: that would wait for the device at each layer.
     """
+    for name, value in (("momentum", momentum), ("step_size", step_size)):
+        if isinstance(value, Tensor) and tuple(value.shape) not in ((), (heads,)):
+            raise ValueError(f"{name} must be a number or a tensor [H] = [{heads}], got shape {tuple(value.shape)}")
     if not isinstance(momentum, Tensor) and not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     if not isinstance(step_size, Tensor) and not 0 < step_size < float("inf"):

@@ -17,8 +17,8 @@ def corrupt(
     """Damage max(1, ⌊rate·T⌋) words of every sentence of T words.
 
     The positions are drawn without replacement and damaged one after the other, each in one of three ways with equal
-    probability: copy the word over the next one, replace it by a uniformly drawn ordinary word, swap it with the next one. The
-    last word has no next one and is replaced. A sentence without words stays as it is.
+    probability: copy the word over the next one, replace it by a uniformly drawn ordinary word, swap it with the next
+    one. The last word has no next one and is replaced. A sentence without words stays as it is.
 
     Args:
         tokens: int64 `[B,T]`, padded on either side.
@@ -39,10 +39,11 @@ def corrupt(
     if first >= end or any(first <= token < end for token in special):
         raise ValueError(f"ordinary words {ordinary} must be a non-empty range without the special ids {special}")
     shape, device = tokens.shape, tokens.device
-    is_word = ~torch.isin(tokens, torch.tensor(special, device=device))
+    is_word = ~torch.isin(tokens, torch.tensor(special, dtype=tokens.dtype, device=device))
     has_next = is_word & torch.cat([is_word[:, 1:], is_word.new_zeros(shape[0], 1)], dim=1)
     lengths = is_word.sum(1)
-    rounds = torch.floor(lengths * rate + 1e-9).long().clamp(min=1).minimum(lengths)
+    # In float64, and a little more: 0.29 · 100 is 28.999999999999996.
+    rounds = torch.floor(lengths.double() * rate + 1e-9).long().clamp(min=1).minimum(lengths)
 
     order = torch.rand(shape, generator=generator, device=device).masked_fill(~is_word, 2).argsort(1)
     kinds = torch.randint(3, shape, generator=generator, device=device).masked_fill(~has_next, REPLACE)

@@ -18,7 +18,7 @@ def elu_plus_one(x: Tensor) -> Tensor:
     Returns:
         `[..., D]`, float32 (float64 stays).
     """
-    return F.elu(x if x.dtype == torch.float64 else x.float()) + 1
+    return F.elu(x if x.dtype == torch.float64 else x.float()).add_(1)  # in place: elu keeps its input, not its output
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def momentum_attention(
         ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
     """
     check_shapes(q, k, v, key_padding_mask)
-    check_momentum(momentum, step_size)
+    check_momentum(momentum, step_size, q.shape[1])
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
     return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps)
@@ -58,7 +58,7 @@ def momentum_weights(
 ) -> Tensor:
     """γ (1 − β^c) / (1 − β) for each key, c being the number of real keys at its position and after (Eq. 14).
 
-    1 − β^c is computed as −expm1(c log β): no digits are lost as β → 1. Padding gets a finite weight that nobody reads.
+    1 − β^c is computed as −expm1(c log β), which loses no digits as β → 1. Padding gets a finite weight that nobody reads.
 
     Returns:
         `[S]`, or `[B,1,S]` with a mask; `[H,S]` or `[B,H,S]` with one momentum or step size a head.
@@ -71,7 +71,10 @@ def momentum_weights(
         count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
     if isinstance(momentum, Tensor):
         momentum = momentum.to(dtype).unsqueeze(-1)
-        weights = -torch.expm1(count * momentum.log()) / (1 - momentum)
+        # Two forms, for the gradients: the first keeps its digits down to 0, the second up to 1.
+        below = 1 - momentum.pow(count)
+        above = -torch.expm1(count * momentum.clamp(min=0.5).log())
+        weights = torch.where(momentum < 0.5, below, above) / (1 - momentum)
     elif momentum == 0:
         weights = torch.ones_like(count)
     else:

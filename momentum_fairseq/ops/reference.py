@@ -1,4 +1,4 @@
-"""The oracle: momentum attention as the recurrence of Nguyen et al., MSML 2022, Eq. 12. Slow on purpose; all else is held to it."""
+"""The oracle: momentum attention as the recurrence of Nguyen et al., MSML 2022, Eq. 12. All else is held to it."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def recurrent_momentum_attention(
         m_i = β m_{i-1} − k_i v_iᵀ        s_i = s_{i-1} − γ m_i        z_i = z_{i-1} + k_i
         o_i = q_iᵀ s_i / (q_iᵀ z_i + eps)        m_0 = s_0 = z_0 = 0
 
-    A padding key is no key: the state passes it unchanged.
+    Slow on purpose. A padding key is no key: the state passes it unchanged.
 
     Args:
         q: queries `[B,H,N,D]`, already feature-mapped.
@@ -41,7 +41,7 @@ def recurrent_momentum_attention(
         ValueError: shapes that disagree, β or γ out of range, or causal with N != S.
     """
     check_shapes(q, k, v, key_padding_mask)
-    check_momentum(momentum, step_size)
+    check_momentum(momentum, step_size, q.shape[1])
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     if causal and queries != keys:
         raise ValueError(f"causal attention needs as many queries as keys, got N = {queries}, S = {keys}")

@@ -11,7 +11,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tens
 
     Args:
         q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, not feature-mapped.
-        key_padding_mask: bool `[B,S]`, True = padding.
+        key_padding_mask: bool `[B,S]`, True = padding, which must be finite (0 · NaN is NaN).
 
     Returns:
         `[B,H,N,M]`.
