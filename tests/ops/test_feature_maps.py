@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from momentum_fairseq.ops import FEATURE_MAPS
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_features_are_not_negative_and_at_least_float32(name, dtype):
+    x = torch.linspace(-30, 30, 101).to(dtype)
+    features = FEATURE_MAPS[name](x)
+    assert features.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert features.ge(0).all()
+
+
+def test_elu_is_exp_below_zero_and_x_plus_1_above():
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    torch.testing.assert_close(FEATURE_MAPS["elu"](x), torch.where(x < 0, x.exp(), x + 1))
+
+
+def test_squared_relu_is_zero_below_zero_and_a_square_above():
+    x = torch.tensor([-3.0, 0.0, 3.0])
+    assert FEATURE_MAPS["squared_relu"](x).tolist() == [0.0, 0.0, 9.0]
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_gradcheck(name):
+    x = torch.linspace(-3, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(FEATURE_MAPS[name], x)
+
+
+@pytest.mark.parametrize("name", FEATURE_MAPS)
+def test_the_input_stays_as_it_was(name):
+    x = torch.linspace(-3, 3, 8)
+    before = x.clone()
+    FEATURE_MAPS[name](x)
+    assert torch.equal(x, before)
