@@ -68,7 +68,7 @@ class MomentumAttention(nn.Module):
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
-        check_momentum(options.momentum, options.step_size)
+        check_momentum(options.momentum, options.step_size, num_heads)
         self.feature_map = lookup(FEATURE_MAPS, options.feature_map, "feature map")
         self.fixed = None if options.momentum_learned else (options.momentum, options.step_size)
         if self.fixed is None:
