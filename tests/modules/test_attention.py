@@ -1,0 +1,182 @@
+"""Attention around kinds chosen by name: what they refuse, what they learn, what padding may not change."""
+
+import pytest
+import torch
+
+from momentum_fairseq import ops
+from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
+from momentum_fairseq.modules.attention_kinds import MomentumAttention, lookup
+from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
+
+KINDS = sorted(ATTENTION_KINDS)
+VARIANTS = [{"kind": kind} for kind in KINDS] + [{"kind": "momentum", "momentum_learned": True}]
+
+
+def attention(kind: str, dim: int = 12, heads: int = 2, **options) -> MultiheadAttention:
+    torch.manual_seed(1)
+    return MultiheadAttention(dim, heads, AttentionOptions(kind=kind, **options)).double()
+
+
+def test_the_kinds_of_the_paper_are_there_by_name():
+    assert {"linear", "momentum", "softmax"} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "choices"),
+    [
+        ({"kind": "fourier"}, "fourier", ATTENTION_KINDS),
+        ({"kind": "linear", "feature_map": "cosine"}, "cosine", FEATURE_MAPS),
+        ({"kind": "momentum", "feature_map": "cosine"}, "cosine", FEATURE_MAPS),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_value_and_the_choices(options, value, choices):
+    with pytest.raises(ValueError) as error:
+        MultiheadAttention(4, 2, AttentionOptions(**options))
+    assert repr(value) in str(error.value)
+    assert all(name in str(error.value) for name in choices)
+
+
+def test_looking_up_a_known_name_gives_its_value():
+    assert lookup({"a": 1, "b": 2}, "b", "letter") == 2
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="embed_dim 13 is not a multiple of num_heads 2"):
+        attention("softmax", dim=13)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_momentum_outside_its_range_is_refused(value, learned):
+    with pytest.raises(ValueError, match=f"momentum must be in .* got {value}"):
+        attention("momentum", momentum=value, momentum_learned=learned)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_step_size_that_is_not_positive_and_finite_is_refused(value, learned):
+    with pytest.raises(ValueError, match=f"step_size must be positive and finite, got {value}"):
+        attention("momentum", step_size=value, momentum_learned=learned)
+
+
+def test_a_learned_momentum_can_not_start_at_zero():
+    with pytest.raises(ValueError, match="learned momentum must start inside"):
+        attention("momentum", momentum=0.0, momentum_learned=True)
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(0.1, 0.05), (0.6, 0.6), (0.99, 2.0), (0.5, 100.0)])
+def test_learned_values_start_at_the_given_ones(beta, gamma):
+    learned = MomentumAttention(3, AttentionOptions(momentum=beta, step_size=gamma, momentum_learned=True))
+    shapes = {name: tuple(parameter.shape) for name, parameter in learned.named_parameters()}
+    assert shapes == {"momentum_logit": (3,), "step_size_raw": (3,)}
+    torch.testing.assert_close(learned.momentum_logit.sigmoid(), torch.full((3,), beta), rtol=1e-6, atol=0)
+    gammas = torch.nn.functional.softplus(learned.step_size_raw)
+    torch.testing.assert_close(gammas, torch.full((3,), gamma), rtol=1e-6, atol=0)
+
+
+def test_learned_values_get_gradients_a_head_each_and_fixed_ones_are_no_parameters():
+    learned = attention("momentum", momentum_learned=True)
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    learned(x, x, x).square().sum().backward()
+    for parameter in (learned.attention.momentum_logit, learned.attention.step_size_raw):
+        assert parameter.grad.shape == (2,)
+        assert (parameter.grad != 0).all()
+    assert not list(attention("momentum").attention.parameters())
+
+
+@pytest.mark.parametrize("shift", [-10.0, 10.0])
+def test_learned_values_stay_in_their_ranges_after_big_updates(shift, monkeypatch):
+    learned = attention("momentum", momentum_learned=True).float()
+    with torch.no_grad():
+        for parameter in learned.attention.parameters():
+            parameter += shift
+    used = {}
+
+    def spy(*tensors, momentum, step_size, **rest):
+        used.update(momentum=momentum, step_size=step_size)
+        return ops.momentum_attention(*tensors, momentum=momentum, step_size=step_size, **rest)
+
+    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.momentum_attention", spy)
+    x = torch.randn(2, 5, 12)
+    out = learned(x, x, x)
+    out.sum().backward()
+    assert ((used["momentum"] > 0) & (used["momentum"] < 1)).all()
+    assert (used["step_size"] > 0).all()
+    assert out.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in learned.parameters())
+
+
+def test_each_head_uses_its_own_learned_values():
+    """Each equals the oracle with its β and γ."""
+    module = MomentumAttention(2, AttentionOptions(momentum_learned=True))
+    betas, gammas = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 1.5])
+    with torch.no_grad():
+        module.momentum_logit.copy_(betas.logit())
+        module.step_size_raw.copy_(gammas.expm1().log())
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 2, 2, 7, 5, dtype=torch.float64)
+    out, phi = module(q, k, v, None), FEATURE_MAPS["elu"]
+    for head in range(2):
+        one = slice(head, head + 1)
+        values = {"momentum": float(betas[head]), "step_size": float(gammas[head]), "causal": False}
+        expected = recurrent_momentum_attention(phi(q[:, one]), phi(k[:, one]), v[:, one], **values)
+        torch.testing.assert_close(out[:, one], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_head_width_works(kind):
+    module = attention(kind, dim=278, heads=2)
+    query, source = torch.randn(2, 3, 278, dtype=torch.float64), torch.randn(2, 4, 278, dtype=torch.float64)
+    assert module.project_query(query).shape == (2, 2, 3, 139)
+    out = module(query, source, source)
+    assert out.shape == (2, 3, 278)
+    assert out.isfinite().all()
+
+
+def test_softmax_attention_equals_torchs_own_layer():
+    ours = attention("softmax")
+    theirs = torch.nn.MultiheadAttention(12, 2, batch_first=True).double()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.q_proj.weight, ours.k_proj.weight, ours.v_proj.weight]))
+        theirs.in_proj_bias.zero_()
+        theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
+    query, source = torch.randn(2, 3, 12, dtype=torch.float64), torch.randn(2, 5, 12, dtype=torch.float64)
+    mask = torch.tensor([[True, True, False, False, False], [False] * 5])
+    expected, _ = theirs(query, source, source, key_padding_mask=mask)
+    torch.testing.assert_close(ours(query, source, source, mask), expected, rtol=1e-10, atol=1e-12)
+
+
+def check_padding(options: dict, left: int, right: int) -> None:
+    """A sentence of 5 among garbage, beside a full one, gives what it gives alone."""
+    module = attention(**options)
+    query, source = torch.randn(1, 3, 12, dtype=torch.float64), torch.randn(1, 5, 12, dtype=torch.float64)
+    batch = 9 * torch.randn(2, left + 5 + right, 12, dtype=torch.float64)
+    batch[:1, left : left + 5] = source
+    mask = torch.zeros(batch.shape[:2], dtype=torch.bool)
+    mask[0, :left] = mask[0, left + 5 :] = True
+    out = module(torch.cat([query, torch.randn_like(query)]), batch, batch, mask)
+    torch.testing.assert_close(out[:1], module(query, source, source), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("left", "right"), [(4, 0), (0, 4), (2, 3)])
+@pytest.mark.parametrize("options", VARIANTS)
+def test_padding_on_either_side_and_batch_mates_change_nothing(options, left, right):
+    check_padding(options, left, right)
+
+
+@pytest.mark.parametrize("kind", ["linear", "momentum", "softmax"])
+def test_the_padding_check_fails_where_keys_are_not_masked(kind, monkeypatch):
+    def unmasked(*tensors, key_padding_mask, **numbers):
+        return getattr(ops, f"{kind}_attention")(*tensors, **numbers)
+
+    monkeypatch.setattr(f"momentum_fairseq.modules.attention_kinds.{kind}_attention", unmasked)
+    with pytest.raises(AssertionError, match="not close"):
+        check_padding({"kind": kind}, 4, 0)
+
+
+def test_q_and_k_of_batch_size_one_serve_the_whole_batch():
+    module = attention("momentum")
+    positions, x = torch.randn(1, 4, 12, dtype=torch.float64), torch.randn(3, 4, 12, dtype=torch.float64)
+    q, k, v = module.project_query(positions), module.project_key(positions), module.project_value(x)
+    repeated = positions.expand(3, -1, -1)
+    torch.testing.assert_close(module.attend(q, k, v, None), module(repeated, repeated, x), rtol=1e-12, atol=1e-14)

@@ -1,0 +1,38 @@
+"""Sinusoids against the formula, and positions of padded sentences."""
+
+import math
+
+import pytest
+import torch
+
+from momentum_fairseq.modules import SinusoidalPositions
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 8, 139])
+def test_the_table_is_the_formula_also_for_an_odd_width(dim):
+    table = SinusoidalPositions(30, dim)(30)
+    for position in (0, 1, 29):
+        for i in range(dim):
+            angle = position / 10000 ** (2 * (i // 2) / dim)
+            expected = math.cos(angle) if i % 2 else math.sin(angle)
+            assert table[position, i].item() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_more_positions_than_built_for_are_refused():
+    positions = SinusoidalPositions(10, 4)
+    assert positions(10).shape == (10, 4)
+    with pytest.raises(ValueError, match="11 positions asked for, but the model was built for 10"):
+        positions(11)
+
+
+def test_the_table_is_not_saved():
+    assert SinusoidalPositions(10, 4).state_dict() == {}
+
+
+def test_positions_count_from_the_first_real_token_on_either_side():
+    positions = SinusoidalPositions(10, 4)
+    padding = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    out = positions.of_real_tokens(padding)
+    assert torch.equal(out[0, 2:], positions(3))
+    assert torch.equal(out[1, :3], positions(3))
+    assert torch.equal(out[2], positions(5))
