@@ -1,0 +1,52 @@
+"""Plot what benchmark_attention.py measured: python scripts/plot_attention.py attention.json attention.png"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Time against N and below it peak memory against N; a column for each D, a row for each pass. Without a mask if run so.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq sets all loggers to DEBUG
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    times = [row for row in record["times"] if row["mask"] == record["times"][0]["mask"]]
+    passes, dims, kinds = (list(dict.fromkeys(row[key] for row in times)) for key in ("pass", "dim", "kind"))
+    size = (4 * len(dims), 5.5 * len(passes))
+    figure, panels = plt.subplots(2 * len(passes), len(dims), figsize=size, squeeze=False, layout="constrained")
+    for i, pass_ in enumerate(passes):
+        for j, dim in enumerate(dims):
+            upper, lower = panels[i][j], panels[len(passes) + i][j]
+            for kind in kinds:
+                place = {"pass": pass_, "dim": dim, "kind": kind}
+                own = [row for row in times if place.items() <= row.items()]
+                upper.plot([row["length"] for row in own], [row["median_ms"] for row in own], "o-", ms=3, label=kind)
+                (row,) = (row for row in record["memory"] if place.items() <= row.items())
+                lower.plot(row["lengths"], [peak / 1e6 for peak in row["peak_bytes"]], "o-", ms=3, label=kind)
+            upper.set(title=f"{pass_}, D = {dim}", ylabel=f"ms, B·N = {record['tokens']}")
+            lower.set(title=f"{pass_}, D = {dim}", ylabel="peak MB, B = 1")
+            for panel in (upper, lower):
+                panel.set(xscale="log", yscale="log", xlabel="N")
+                panel.grid(alpha=0.3)
+    panels[0][0].legend()
+    hardware = record["hardware"]
+    figure.suptitle(f"{hardware['device']}, {hardware['threads']} threads, {record['dtype']}, H = {record['heads']}")
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(f"usage: {__doc__}")
+    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# From nothing to a scored translation in about ten minutes on two cores: sets up, gets data, prepares it, trains a small
+# adaptive-momentum NAT, translates, and shows five sentences getting better step by step. A second run redoes nothing.
+#   bash scripts/quickstart.sh
+# DATA        folder with Multi30k's raw files (default: downloaded; without a network, a generated corpus)
+# OUT         folder for everything that is made (runs/quickstart in the repository)
+# MAX_UPDATE  updates (1000)
+# MINUTES     training stops after so many minutes, whatever the machine (8)
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+DATA=${DATA:-}
+OUT=${OUT:-$ROOT/runs/quickstart}
+MAX_UPDATE=${MAX_UPDATE:-1000}
+MINUTES=${MINUTES:-8}
+require_count MAX_UPDATE
+require_count MINUTES
+[[ -z $DATA || -d $DATA ]] || die "DATA=$DATA: no such folder"
+
+# Prints progress from fairseq's log, a short line each; the whole log goes to the file $1.
+show_progress() {
+    tee "$1" | sed -unE \
+        -e 's/.*train_inner \| epoch [^,]*loss=([0-9.]+),.*num_updates=([0-9]+),.* wall=([0-9]+).*/  update \2   loss \1   \3 s/p' \
+        -e 's/.*\| valid \|.* \| bleu ([0-9.]+) .*num_updates ([0-9]+).*/  update \2   validation BLEU \1/p'
+}
+
+# The translation of sentence $1 after each step, from fairseq-generate's log $2.
+show_sentence() {
+    awk -F '\t' -v id="$1" '
+        $1 == "S-" id { print "  source     " $2 }
+        $1 == "T-" id { reference = $2 }
+        index($1, "E-" id "_") == 1 {
+            step = substr($1, length("E-" id "_") + 1) + 1
+            gsub(/@@ /, "", $2)
+            printf "  step %-6d%s\n", step, $2
+        }
+        END { print "  reference  " reference "\n" }' "$2"
+}
+
+activate
+mkdir -p "$OUT"
+test_set=test_2016_flickr
+if [[ -z $DATA ]]; then
+    if [[ -d $OUT/generated ]]; then
+        DATA=$OUT/generated
+    elif bash "$ROOT/scripts/fetch_multi30k.sh" "$OUT/multi30k"; then
+        DATA=$OUT/multi30k
+    else
+        say ""
+        say "##############################################################################################"
+        say "# No network: this run uses a GENERATED En-De corpus (scripts/generate_corpus.py), not real  #"
+        say "# text. Its BLEU says that all works and nothing more. For Multi30k: DATA=folder, new OUT.   #"
+        say "##############################################################################################"
+        say ""
+        python "$ROOT/scripts/generate_corpus.py" "$OUT/generated"
+        DATA=$OUT/generated
+    fi
+fi
+[[ -f $DATA/$test_set.en ]] || test_set="test"
+prepared=$OUT/prepared model=$OUT/model
+DATA=$DATA TEST=$test_set OUT=$prepared BPE_OPERATIONS=3000 bash "$ROOT/scripts/prepare_parallel.sh"
+
+if [[ ! -f $model/trained ]]; then
+    say "train: up to $MAX_UPDATE updates or $MINUTES minutes; loss = sum over decoder passes and the length; log in $model.log"
+    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=250 LR=2e-3 bash "$ROOT/scripts/train.sh" --connection adaptive --layers 2 \
+        --train-steps 2 --share-all-embeddings --max-tokens 1500 --max-update "$MAX_UPDATE" --lr-scheduler polynomial_decay \
+        --warmup-updates 200 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 --log-interval 50 \
+        --stop-time-hours "$(awk "BEGIN { print $MINUTES / 60 }")" 2>&1 | show_progress "$model.log"; then
+        tail -n 5 "$model.log" >&2
+        die "the training failed; its whole log is $model.log"
+    fi
+    touch "$model/trained"
+fi
+
+if [[ ! -f $OUT/scores.json ]]; then
+    say "evaluate: BLEU and speed on the test set, adaptive number of steps"
+    DATA=$prepared CHECKPOINT=$model/checkpoint_best.pt OUT=$OUT/scores.json \
+        bash "$ROOT/scripts/evaluate.sh" --name quickstart --splits test --steps adaptive --lengths predicted
+fi
+if [[ ! -f $OUT/translation/test.hyp ]]; then
+    DATA=$prepared CHECKPOINT=$model/checkpoint_best.pt OUT=$OUT/translation HISTORY=1 bash "$ROOT/scripts/generate.sh"
+fi
+say ""
+say "five test sentences, step by step"
+for sentence in 0 1 2 3 4; do show_sentence "$sentence" "$OUT/translation/test.log"; done
+python "$ROOT/scripts/table.py" "$OUT/scores.json"
