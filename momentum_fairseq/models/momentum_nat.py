@@ -186,7 +186,12 @@ class MomentumNatModel(BaseFairseqModel):
             "targets": tgt_tokens.flatten()[real],
             "length_logits": self.length_predictor(source.layers, source.padding_mask),
             "length_targets": self.length_predictor.target(source.lengths, lengths),
-            "momentum": {f"{part}_layer{i}": m for part, values in momentum.items() for i, m in enumerate(values)},
+            "momentum": {
+                f"{part}_layer{i}": value
+                for part, values in momentum.items()
+                for i, value in enumerate(values)
+                if value is not None
+            },
         }
 
     def encode(self, src_tokens: Tensor) -> EncoderOutput:

@@ -14,7 +14,7 @@ class DecoderOutput(NamedTuple):
     """hidden: the last layer's output `[B,N,C]`; momentum: as in `EncoderOutput`."""
 
     hidden: Tensor
-    momentum: list[Tensor]
+    momentum: list[Tensor | None]
 
 
 class NatDecoder(nn.Module):
@@ -48,7 +48,7 @@ class NatDecoder(nn.Module):
         for layer, layer_memory in zip(self.layers, memory, strict=True):
             x = layer(x, padding_mask, layer_memory, velocities)
             momenta.append(mean_momentum(velocities, padding_mask))
-        return DecoderOutput(x, [m for m in momenta if m is not None])
+        return DecoderOutput(x, momenta)
 
 
 def uniform_copy(source: EncoderOutput, target_lengths: Tensor, length: int) -> Tensor:

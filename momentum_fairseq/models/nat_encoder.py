@@ -15,14 +15,15 @@ class EncoderOutput(NamedTuple):
 
     layers: the output of every layer, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
     padding_mask: bool `[B,S]`, True = padding; lengths: source words without EOS, int64 `[B]`;
-    momentum: the mean adaptive β̃ of each layer over the real tokens, a scalar each; empty for other connections.
+    momentum: for each layer the mean adaptive β̃ over the real tokens, a scalar; None where a layer has none: with other
+    connections, and at the start of a chain.
     """
 
     layers: list[Tensor]
     embedding: Tensor
     padding_mask: Tensor
     lengths: Tensor
-    momentum: list[Tensor]
+    momentum: list[Tensor | None]
 
     def repeat(self, times: int) -> "EncoderOutput":
         """Every sentence `times` times, copies side by side."""
@@ -69,7 +70,7 @@ class NatEncoder(nn.Module):
             outputs.append(x)
             momenta.append(mean_momentum(velocities, padding_mask))
         lengths = (~padding_mask & src_tokens.ne(self.eos)).sum(1)
-        return EncoderOutput(outputs, embedding, padding_mask, lengths, [m for m in momenta if m is not None])
+        return EncoderOutput(outputs, embedding, padding_mask, lengths, momenta)
 
 
 def mean_momentum(velocities: Velocities, padding_mask: Tensor) -> Tensor | None:
