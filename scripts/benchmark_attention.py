@@ -1,6 +1,6 @@
 """Time and peak memory of the attention kinds over lengths and dimensions, side by side in one run.
 
-  python scripts/benchmark_attention.py                 # 5 minutes on 2 cores; --quick: seconds, to see that it works
+  python scripts/benchmark_attention.py                 # 5 minutes on 2 cores; with --quick some seconds, to see it work
   python scripts/benchmark_attention.py --device cuda --dtype bfloat16 --tokens 65536
 
 Time: all kinds get the same q, k, v [B,H,N,D], B·N constant, without and with a key padding mask. The kinds take turns, call by
@@ -308,6 +308,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = options.device.type == "cpu" and options.allocator == "keep" and keep_freed_memory()

@@ -1,0 +1,84 @@
+"""The attention benchmark, through its command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The text and the folder that a quick run wrote."""
+    out = tmp_path_factory.mktemp("benchmark")
+    result = run("benchmark_attention.py", "--quick", "--threads", "1", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    return result.stdout, out
+
+
+def test_a_run_times_every_kind_at_every_length_with_its_ratio_to_softmax(quick):
+    text, out = quick
+    record = json.loads((out / "attention.json").read_text(encoding="utf-8"))
+    cells = {(row["kind"], row["pass"], row["mask"], row["length"]) for row in record["times"]}
+    assert len(cells) == len(record["times"]) == 4 * 2 * 2 * 3
+    for row in record["times"]:
+        assert 0 < row["min_ms"] <= row["median_ms"] and row["iqr_ms"] >= 0
+        assert row["kind"] != "softmax" or row["ratio"] == 1
+    assert "momentum / softmax is at most" in text
+
+
+def test_a_run_measures_memory_that_grows_with_the_length(quick):
+    record = json.loads((quick[1] / "attention.json").read_text(encoding="utf-8"))
+    assert len(record["memory"]) == 4 * 2
+    for row in record["memory"]:
+        assert row["peak_bytes"] == sorted(row["peak_bytes"]) and row["peak_bytes"][0] > 0
+        assert 0.9 < row["r_squared_against_length"] <= 1
+
+
+def test_the_record_says_what_made_it(quick):
+    record = json.loads((quick[1] / "attention.json").read_text(encoding="utf-8"))
+    assert record["command"].startswith("python scripts/benchmark_attention.py --quick")
+    assert {"date", "git_revision", "hardware", "load_average", "freed_memory_kept"} <= record.keys()
+    assert {"device", "threads", "torch", "python"} <= record["hardware"].keys()
+
+
+def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert (quick[1] / "attention.png").read_bytes().startswith(b"\x89PNG")
+    result = run("plot_attention.py", str(quick[1] / "attention.json"), str(tmp_path / "again.png"))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--kinds", "sofmax"], "invalid choice: 'sofmax'"),
+        (["--lengths", "8", "0"], "'0' is not a whole number of at least 1"),
+        (["--dims", "-3"], "'-3' is not a whole number of at least 1"),
+        (["--tokens", "many"], "'many' is not a whole number of at least 1"),
+        (["--seconds", "0"], "'0' is not a positive number of seconds"),
+        (["--momentum", "1"], "momentum must be in [0, 1), got 1.0"),
+        (["--step-size", "0"], "step_size must be positive and finite, got 0.0"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--device", "meta"], "--device meta: peak memory is measured on cpu and cuda only"),
+        (["--out", "{file}"], "--out"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_and_value(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmark_attention import parse_arguments
+
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit) as exit_:
+        parse_arguments(["--quick", *(argument.format(file=file) for argument in arguments)])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
