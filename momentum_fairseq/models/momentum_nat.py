@@ -1,7 +1,8 @@
 """`momentum_nat`: the iterative-refinement translation model of Lee et al., EMNLP 2018, with any attention and connection."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ from momentum_fairseq.modules.transformer_layer import CHAINS, LayerMemory
 from momentum_fairseq.ops import FEATURE_MAPS
 
 PROJECTION_BLOCK = 1 << 20  # logits in memory at once while decoding: 4 MB in float32, about a core's cache
+# Options that a model may change between one run and the next.
+NOT_OF_THE_FUNCTION = ("dropout", "max_source_positions", "max_target_positions")
 
 
 @dataclass
@@ -138,6 +141,27 @@ class MomentumNatModel(BaseFairseqModel):
     def build_model(cls, cfg: Any, task: Any) -> "MomentumNatModel":
         """Build from a config and a task with `source_dictionary` and `target_dictionary`."""
         return cls(cfg, task.source_dictionary, task.target_dictionary)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Goes into checkpoints: the options that make the function, most of which show in no tensor's shape."""
+        names = [f.name for f in fields(MomentumNatConfig) if f.name not in NOT_OF_THE_FUNCTION]
+        return {name: plain(getattr(self.cfg, name)) for name in names if not name.startswith("_")}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Comes from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of a model with other options.
+        """
+        own = self.get_extra_state()
+        differing = [name for name in own if name in state and state[name] != own[name]]
+        if differing:
+            saved, built = (", ".join(f"{name}={values[name]}" for name in differing) for values in (state, own))
+            raise ValueError(f"the architectures differ: the checkpoint has {saved}; the model was built with {built}")
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Checkpoints that hold tensors only, as averaged ones do, are taken on trust."""
+        state_dict.setdefault("_extra_state", self.get_extra_state())
 
     def max_positions(self) -> tuple[int, int]:
         """The longest source and target, in tokens."""
@@ -278,6 +302,11 @@ def layer_options(cfg: Any) -> LayerOptions:
             ratio=str(cfg.connection_ratio),
         ),
     )
+
+
+def plain(value: Any) -> Any:
+    """A choice's name in place of fairseq's enum member; other values as they are."""
+    return str(value) if isinstance(value, Enum) else value
 
 
 def embedding(words: int, dim: int, padding_idx: int) -> nn.Embedding:
