@@ -133,6 +133,7 @@ def speed(
 
 def main() -> None:
     options = parse_arguments()
+    logging.disable(logging.INFO)  # fairseq's own progress
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")

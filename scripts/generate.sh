@@ -27,15 +27,21 @@ MAX_TOKENS=${MAX_TOKENS:-4096}
 [[ -n $DATA ]] || die "DATA is not set: name the folder that prepare_parallel.sh made"
 [[ -n $OUT ]] || die "OUT is not set: name the folder for the translation"
 [[ -f $CHECKPOINT ]] || die "CHECKPOINT=$CHECKPOINT: no such file"
-[[ -d $DATA/data-bin ]] || die "DATA=$DATA: no data-bin in it; make it with prepare_parallel.sh"
+[[ -d $DATA/data-bin && -f $DATA/settings.txt ]] || die "DATA=$DATA: no data-bin in it; make it with prepare_parallel.sh"
 for flag in ADAPTIVE ORACLE HISTORY; do require_flag "$flag"; done
 for count in STEPS LENGTH_BEAM MAX_TOKENS; do require_count "$count"; done
+# What the data was prepared with.
+setting() { sed -n "s/^$1=//p" "$DATA/settings.txt"; }
+
 activate
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
 
 arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task translation_nat --path "$CHECKPOINT" --gen-subset "$SUBSET"
     --max-tokens "$MAX_TOKENS" --iter-decode-max-iter "$STEPS" --iter-decode-with-beam "$LENGTH_BEAM"
-    --remove-bpe --tokenizer moses --print-step --num-workers 0 --beam 1 --no-progress-bar)
+    --source-lang "$(setting SOURCE_LANG)" --target-lang "$(setting TARGET_LANG)" --remove-bpe --print-step --num-workers 0
+    --beam 1 --no-progress-bar)
+[[ $(setting TOKENIZED) == 1 ]] || arguments+=(--tokenizer moses)
+python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || arguments+=(--cpu)
 [[ $ADAPTIVE == 1 ]] || arguments+=(--iter-decode-force-max-iter)
 [[ $ORACLE == 0 ]] || arguments+=(--oracle-length)
 [[ $HISTORY == 0 ]] || arguments+=(--retain-iter-history)

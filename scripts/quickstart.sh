@@ -60,9 +60,11 @@ prepared=$OUT/prepared model=$OUT/model
 DATA=$DATA TEST=$test_set OUT=$prepared BPE_OPERATIONS=3000 bash "$ROOT/scripts/prepare_parallel.sh"
 
 if [[ ! -f $model/trained ]]; then
+    processes=$(($(nproc) < 4 ? $(nproc) : 4))
+    ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || processes=1
     say "train: up to $MAX_UPDATE updates or $MINUTES minutes; loss = sum over decoder passes and the length; log in $model.log"
-    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=250 LR=2e-3 bash "$ROOT/scripts/train.sh" --connection adaptive --layers 2 \
-        --train-steps 2 --share-all-embeddings --max-tokens 1500 --max-update "$MAX_UPDATE" --lr-scheduler polynomial_decay \
+    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=250 LR=2e-3 PROCESSES=$processes bash "$ROOT/scripts/train.sh" --connection adaptive --layers 2 \
+        --train-steps 2 --share-all-embeddings --max-update "$MAX_UPDATE" --lr-scheduler polynomial_decay \
         --warmup-updates 200 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 --log-interval 50 \
         --stop-time-hours "$(awk "BEGIN { print $MINUTES / 60 }")" 2>&1 | show_progress "$model.log"; then
         tail -n 5 "$model.log" >&2
