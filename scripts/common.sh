@@ -25,6 +25,8 @@ activate() {
     export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
     # The same text in and out whatever the machine's locale.
     export PYTHONUTF8=1
+    # glibc gives freed memory back and gets it again, page by page, at every operation on a large tensor: keep it.
+    export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-2000000000} MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1000000000}
 }
 
 # require_flag NAME, require_count NAME [LEAST]: the variable NAME holds 0 or 1, a whole number.
