@@ -39,6 +39,7 @@ class SoftmaxAttention(nn.Module):
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
+        refuse_learned(options)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
@@ -50,6 +51,7 @@ class LinearAttention(nn.Module):
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
+        refuse_learned(options)
         self.feature_map = lookup(FEATURE_MAPS, options.feature_map, "feature map")
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
@@ -100,6 +102,12 @@ ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], nn.Module]] = {
     "linear": LinearAttention,
     "momentum": MomentumAttention,
 }
+
+
+def refuse_learned(options: AttentionOptions) -> None:
+    """Raise ValueError where a kind without momentum is asked to learn it."""
+    if options.momentum_learned:
+        raise ValueError(f"{options.kind} attention has no momentum to learn")
 
 
 def lookup(table: dict[str, T], name: str, what: str) -> T:

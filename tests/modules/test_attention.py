@@ -64,6 +64,12 @@ def test_a_learned_momentum_can_not_start_at_zero():
         attention("momentum", momentum=0.0, momentum_learned=True)
 
 
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+def test_a_kind_without_momentum_can_not_learn_it(kind):
+    with pytest.raises(ValueError, match=f"{kind} attention has no momentum to learn"):
+        attention(kind, momentum_learned=True)
+
+
 @pytest.mark.parametrize(("beta", "gamma"), [(0.1, 0.05), (0.6, 0.6), (0.99, 2.0), (0.5, 100.0)])
 def test_learned_values_start_at_the_given_ones(beta, gamma):
     learned = MomentumAttention(3, AttentionOptions(momentum=beta, step_size=gamma, momentum_learned=True))
