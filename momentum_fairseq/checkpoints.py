@@ -54,11 +54,17 @@ def _copy(src_path: str, dst_path: str, overwrite: bool = False) -> str:
 
 @contextmanager
 def _whole(path: str) -> Iterator[str]:
-    """A name to write to; afterwards the file gets its own name, or is removed if the writing failed."""
+    """A name to write to; afterwards the file gets its own name.
+
+    Raises:
+        OSError: the writing failed; what was written is removed.
+    """
     part = f"{path}.part"
     try:
         yield part
         os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch gives a RuntimeError where the disk is full
+        raise OSError(f"could not write {path} (is the disk full?): {error}") from error
     finally:
         if os.path.exists(part):
             os.remove(part)
