@@ -3,11 +3,13 @@
 import os
 from argparse import Namespace
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data import StripTokenDataset, data_utils
+from fairseq.data import LanguagePairDataset, StripTokenDataset, data_utils
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -106,7 +108,8 @@ class TranslationNatTask(TranslationTask):
         dataset.tgt_sizes = dataset.tgt_sizes - 1
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq; outside training every sentence is in some batch.
+        """As in fairseq, with two repairs: outside training every sentence is in some batch, and the batches don't depend on
+        the epoch in which they are made, which is another one where a training is resumed.
 
         Raises:
             RuntimeError: a sentence was lost all the same.
@@ -115,6 +118,7 @@ class TranslationNatTask(TranslationTask):
         training = skips and self.datasets.get(self.cfg.train_subset) is dataset
         if not training:
             kwargs["required_batch_size_multiple"] = 1
+        dataset.ordered_indices = partial(_ordered, dataset, kwargs.get("seed", 1))
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if not skips and kwargs.get("num_shards", 1) == 1:
             batched = sum(len(batch) for batch in iterator.frozen_batches)
@@ -184,3 +188,9 @@ class TranslationNatTask(TranslationTask):
             collapse_repeats=self.cfg.collapse_repeats,
             retain_history=values["retain_iter_history"],
         )
+
+
+def _ordered(dataset: LanguagePairDataset, seed: int) -> np.ndarray:
+    """The sentences by length, those of equal length in an order that the seed alone decides: int64 `[sentences]`."""
+    with data_utils.numpy_seed(seed):
+        return type(dataset).ordered_indices(dataset)

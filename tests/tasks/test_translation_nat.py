@@ -260,3 +260,17 @@ def test_validation_counts_bleu_of_every_sentence(build_task, model):
     found = [task.valid_step(batch, model, NatRefinementLoss(task, 1.0))[2] for batch in batches(task, "valid")]
     words = sum(int((batch["target"] != PAD).sum()) for batch in batches(task, "valid"))
     assert sum(int(output["_bleu_ref_len"]) for output in found) == words
+
+
+def test_the_batches_of_a_training_depend_on_the_seed_and_not_on_the_epoch_they_are_made_in(build_task):
+    """A training resumed in epoch 3 makes its batches then; an uninterrupted one made them in epoch 1."""
+
+    def made(seed: int, epoch: int) -> list[list[int]]:
+        task = build_task()
+        task.load_dataset("train")
+        options = {"max_sentences": 8, "seed": seed, "epoch": epoch, "ignore_invalid_inputs": True}
+        iterator = task.get_batch_iterator(task.dataset("train"), **options)
+        return [list(batch) for batch in iterator.frozen_batches]
+
+    assert made(seed=1, epoch=1) == made(seed=1, epoch=3)
+    assert made(seed=1, epoch=1) != made(seed=2, epoch=1)
