@@ -1,0 +1,57 @@
+"""fairseq finds the plug-in's parts whichever comes first: importing the package, or `--user-dir`."""
+
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from fairseq import utils
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+
+import momentum_fairseq
+
+ROOT = Path(__file__).resolve().parents[1]
+USER_DIR = ROOT / "momentum_fairseq"
+
+CHECK = """
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+assert "nat_refinement_loss" in CRITERION_REGISTRY
+assert {"momentum_nat", "momentum_nat_tiny"} <= ARCH_MODEL_REGISTRY.keys()
+assert "translation_nat" in TASK_REGISTRY
+import momentum_fairseq
+from momentum_fairseq.models.momentum_nat import MomentumNatModel
+assert ARCH_MODEL_REGISTRY["momentum_nat_tiny"] is MomentumNatModel
+"""
+IMPORT = "import momentum_fairseq"
+USE = (
+    f"from argparse import Namespace; from fairseq import utils; utils.import_user_module(Namespace(user_dir={str(USER_DIR)!r}))"
+)
+
+
+def test_the_names_belong_to_the_plug_in():
+    assert TASK_REGISTRY["translation_nat"].__module__ == "momentum_fairseq.tasks.translation_nat"
+    assert MODEL_REGISTRY["momentum_nat"].__module__ == "momentum_fairseq.models.momentum_nat"
+    assert CRITERION_REGISTRY["nat_refinement_loss"].__module__ == "momentum_fairseq.criterions.nat_refinement_loss"
+
+
+def test_a_user_dir_that_is_imported_already_registers_nothing_twice():
+    before = {name: ARCH_MODEL_REGISTRY[name] for name in ARCH_MODEL_REGISTRY if name.startswith("momentum_")}
+    utils.import_user_module(Namespace(user_dir=str(USER_DIR)))
+    utils.import_user_module(Namespace(user_dir=str(USER_DIR)))
+    assert {name: ARCH_MODEL_REGISTRY[name] for name in before} == before
+    assert sys.modules["momentum_fairseq"] is momentum_fairseq
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "order", [[IMPORT], [USE], [IMPORT, USE], [USE, IMPORT]], ids=["import", "user-dir", "import first", "user-dir first"]
+)
+def test_the_names_are_registered_in_every_import_order(order, tmp_path):
+    lines = [f"import sys; sys.path.append({str(ROOT)!r})" if IMPORT in order else "", *order, CHECK]
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
