@@ -14,7 +14,7 @@ ALLOWED = {
     "modules": {"torch", "momentum_fairseq.ops"},
     "models": {"torch", "fairseq", "omegaconf", "momentum_fairseq.ops", "momentum_fairseq.modules"},
     "criterions": {"torch", "fairseq"},
-    "tasks": {"torch", "fairseq", "momentum_fairseq.ops", "momentum_fairseq.refinement_generator"},
+    "tasks": {"torch", "numpy", "fairseq", "momentum_fairseq.ops", "momentum_fairseq.refinement_generator"},
 }
 
 
