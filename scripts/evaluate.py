@@ -5,6 +5,7 @@ lower-cased or already tokenised, text is compared as it was prepared and the JS
 """
 
 import argparse
+import logging
 import statistics
 import sys
 import time

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_record(command: list[str]) -> dict[str, str]:
-    """The command with paths as given (the script's own relative to the repository), the date, and the git revision."""
-    script = os.path.relpath(command[0], ROOT)
+    """The command with paths inside the repository relative to it, the date, and the git revision."""
+    words = [os.path.relpath(word, ROOT) if Path(word).is_relative_to(ROOT) else word for word in map(str, command[1:])]
     return {
-        "command": shlex.join(["python", script, *command[1:]]),
+        "command": shlex.join(["python", os.path.relpath(command[0], ROOT), *words]),
         "date": datetime.date.today().isoformat(),
         "git_revision": git_revision(),
     }

@@ -1,0 +1,124 @@
+"""Tokens a second of refinement decoding: all attention kinds and connections side by side, at batch 1 and batched.
+
+  python scripts/benchmark_decoding.py --out examples/multi30k_en_de/results/decoding.json
+
+Random weights, lengths given, all steps run: every row does the same work. `momentum, whole logits` projects to [B,N,V] and takes
+the log-softmax at each step, as fairseq's generator does; its tokens must be the same. The share of the projection with argmax
+in the time of `momentum` is measured in a run of its own.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.data import data_utils
+from nat_benchmarks import (
+    ROWS,
+    add_model_arguments,
+    choose_device,
+    make_dictionary,
+    make_model,
+    make_sentences,
+    setting,
+    summary,
+    take_turns,
+)
+from run_record import run_record, write_json
+from torch import Tensor
+
+from momentum_fairseq.models.momentum_nat import MomentumNatModel
+from momentum_fairseq.refinement_generator import RefinementGenerator
+
+WHOLE = "momentum, whole logits"
+
+
+def whole_logits(model: MomentumNatModel, hidden: Tensor, padding_mask: Tensor) -> Tensor:
+    """The plain form of `best_words`: every position, every word, normalised."""
+    scores = torch.log_softmax(model.output_projection(hidden), dim=-1)  # [B,N,V]
+    words = scores[..., model.first_word :].argmax(-1) + model.first_word
+    return words.masked_fill(padding_mask, model.padding_idx)
+
+
+class Stopwatch:
+    """Wraps a function and adds up its seconds."""
+
+    def __init__(self, function: Any, device: torch.device) -> None:
+        self.function, self.device, self.seconds = function, device, 0.0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.wait()
+        start = time.perf_counter()
+        result = self.function(*arguments)
+        self.wait()
+        self.seconds += time.perf_counter() - start
+        return result
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--steps", type=int, default=10, help="decoder passes (10)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="sentences a batch (1 64)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    device = choose_device(options)
+    dictionary = make_dictionary(options.vocabulary)
+    models = {name: make_model(options, dictionary, settings).to(device).eval() for name, settings in ROWS.items()}
+    models[WHOLE] = make_model(options, dictionary, ROWS["momentum"]).to(device).eval()
+    models[WHOLE].best_words = lambda *arguments: whole_logits(models[WHOLE], *arguments)
+    generator = RefinementGenerator(dictionary, max_steps=options.steps, adaptive=False, oracle_length=True)
+    rows = []
+    for batch in options.batches:
+        sources, targets = make_sentences(options, max(batch, 8), dictionary)
+        samples = [
+            {
+                "net_input": {"src_tokens": pad(sources[i : i + batch], dictionary, True).to(device)},
+                "target": pad(targets[i : i + batch], dictionary, False).to(device),
+            }
+            for i in range(0, len(sources), batch)
+        ]
+
+        def translate(name: str, samples: list[dict[str, Any]] = samples) -> list[list[int]]:
+            hypotheses = [h for sample in samples for h in generator.generate([models[name]], sample)]
+            return [hypothesis[0]["tokens"].tolist() for hypothesis in hypotheses]
+
+        if translate(WHOLE) != translate("momentum"):
+            raise SystemExit("error: the blocked projection gives other tokens than the whole one")
+        seconds = take_turns({name: lambda n=name: translate(n) for name in models}, options.runs, device)
+        subwords = sum(map(len, targets))
+        for name, times in seconds.items():
+            result = summary(times, seconds["softmax"], subwords=subwords, sentences=len(sources))
+            rows.append({"batch": batch, "row": name, **result})
+            speed, ratio = result["subwords_per_second"], result["speed_ratio"]
+            print(f"batch {batch:3} {name:24} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax")
+        share = projection_share(models["momentum"], lambda: translate("momentum"), device)
+        rows[-1]["projection_share_of_momentum"] = share
+        print(f"batch {batch:3} projection and argmax: {share:.0%} of momentum's time", flush=True)
+    if options.out:
+        write_json(options.out, {**run_record(sys.argv), **setting(options, device), "steps": options.steps, "rows": rows})
+
+
+def pad(sentences: list[Tensor], dictionary: Any, left: bool) -> Tensor:
+    return data_utils.collate_tokens(sentences, dictionary.pad(), left_pad=left)
+
+
+def projection_share(model: MomentumNatModel, translate: Any, device: torch.device) -> float:
+    """Share of a translation's time that `best_words` takes."""
+    watch = Stopwatch(model.best_words, device)
+    model.best_words = watch
+    start = time.perf_counter()
+    translate()
+    share = watch.seconds / (time.perf_counter() - start)
+    del model.best_words
+    return round(share, 3)
+
+
+if __name__ == "__main__":
+    main()

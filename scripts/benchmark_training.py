@@ -1,0 +1,138 @@
+"""Training speed beside fairseq's own iterative_nonautoregressive_transformer, at equal sizes, steps, words and batch.
+
+  python scripts/benchmark_training.py --out examples/multi30k_en_de/results/training.json
+
+One update: forward, loss, backward, Adam. Both models train their refinement steps on a random batch; fairseq's has one decoder
+and ours two, with positional attention and a highway gate more a layer.
+"""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion
+from fairseq.data import Dictionary, data_utils
+from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
+from nat_benchmarks import (
+    ROWS,
+    add_model_arguments,
+    choose_device,
+    make_dictionary,
+    make_model,
+    make_sentences,
+    setting,
+    summary,
+    take_turns,
+)
+from run_record import run_record, write_json
+from torch import Tensor, nn
+
+from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
+from momentum_fairseq.ops import corrupt
+
+FAIRSEQ = "fairseq"
+
+
+def fairseq_model(options: argparse.Namespace, dictionary: Dictionary) -> nn.Module:
+    """fairseq's iterative model with the same widths, layers, heads and training steps."""
+    torch.manual_seed(1)
+    args = Namespace(train_step=options.steps, dae_ratio=0.5, share_all_embeddings=True, dropout=0.1, label_smoothing=0.0)
+    for part in ("encoder", "decoder"):
+        setattr(args, f"{part}_embed_dim", options.embed_dim)
+        setattr(args, f"{part}_ffn_embed_dim", options.ffn_dim)
+        setattr(args, f"{part}_layers", options.layers)
+        setattr(args, f"{part}_attention_heads", options.heads)
+    args.max_source_positions = args.max_target_positions = 1024
+    inat_base_architecture(args)
+    task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    return IterNATransformerModel.build_model(args, task)
+
+
+def fairseq_sample(source: Tensor, targets: list[Tensor], dictionary: Dictionary) -> dict[str, Any]:
+    """As translation_lev makes it: targets between BOS and EOS, the first input all unknown."""
+    bos, eos = torch.tensor([dictionary.bos()]), torch.tensor([dictionary.eos()])
+    target = data_utils.collate_tokens([torch.cat([bos, t, eos]) for t in targets], dictionary.pad())
+    special = target.eq(dictionary.bos()) | target.eq(dictionary.eos()) | target.eq(dictionary.pad())
+    masked = target.masked_fill(~special, dictionary.unk())
+    net_input = {"src_tokens": source, "src_lengths": source.ne(dictionary.pad()).sum(1), "prev_output_tokens": masked}
+    return {"net_input": net_input, "target": target, "ntokens": sum(map(len, targets)), "nsentences": len(targets)}
+
+
+def make_update(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[], None]:
+    """One update as a call."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def update() -> None:
+        optimizer.zero_grad()
+        loss_of().backward()
+        optimizer.step()
+
+    return update
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--steps", type=int, default=4, help="decoder passes an update (4)")
+    parser.add_argument("--sentences", type=int, default=64, help="sentences a batch (64)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="ours to compare (all)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    device = choose_device(options)
+    dictionary = make_dictionary(options.vocabulary)
+    sources, targets = make_sentences(options, options.sentences, dictionary)
+    source = data_utils.collate_tokens(sources, dictionary.pad(), left_pad=True)
+    target = data_utils.collate_tokens(targets, dictionary.pad()).to(device)
+    tokens = sum(map(len, targets))
+    special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
+
+    theirs = fairseq_model(options, dictionary).to(device).train()
+    their_loss = LabelSmoothedDualImitationCriterion(Namespace(target_dictionary=dictionary), label_smoothing=0.0)
+    their_sample = to_device(fairseq_sample(source, targets, dictionary), device)
+    their_sample["prev_target"] = their_sample["net_input"]["prev_output_tokens"]
+    our_loss = NatRefinementLoss(None, 1.0)
+
+    def our_sample() -> dict[str, Any]:
+        """Half of the refinement steps denoise, as with p_dae = 0.5."""
+        noise = {"rate": 0.1, "special": special, "ordinary": (dictionary.nspecial, len(dictionary))}
+        inputs = [corrupt(target, **noise) if i % 2 else None for i in range(options.steps - 1)]
+        net_input = {"src_tokens": source.to(device), "src_lengths": None}
+        return {"net_input": net_input, "target": target, "step_inputs": inputs, "ntokens": tokens}
+
+    updates = {FAIRSEQ: make_update(theirs, lambda: their_loss(theirs, their_sample)[0])}
+    parameters = {FAIRSEQ: count(theirs)}
+    for name in options.rows:
+        model = make_model(options, dictionary, ROWS[name]).to(device).train()
+        updates[name] = make_update(model, lambda m=model: our_loss(m, our_sample())[0] / tokens)
+        parameters[name] = count(model)
+    seconds = take_turns(updates, options.runs, device)
+    rows = []
+    for name, times in seconds.items():
+        result = summary(times, seconds[FAIRSEQ], target_tokens=tokens)
+        rows.append({"row": name, "parameters": parameters[name], **result})
+        print(
+            f"{name:12} {parameters[name] / 1e6:6.2f} M parameters {result['target_tokens_per_second']:9.1f} target tokens/s  "
+            f"{result['speed_ratio']:.3f} × fairseq"
+        )
+    if options.out:
+        sizes = {"steps": options.steps, "sentences": options.sentences, "target_tokens": tokens}
+        write_json(options.out, {**run_record(sys.argv), **setting(options, device), **sizes, "rows": rows})
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A nested dict with its tensors on the device."""
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+if __name__ == "__main__":
+    main()
