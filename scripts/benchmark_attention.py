@@ -26,8 +26,6 @@ from run_record import ROOT, hardware, run_record, write_json
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(ROOT))
-
 from momentum_fairseq import ops
 
 BASELINE = "softmax"

@@ -4,13 +4,13 @@
 #   bash scripts/quickstart.sh
 # DATA        folder with Multi30k's raw files (default: downloaded; without a network, a generated corpus)
 # OUT         folder for everything that is made (runs/quickstart in the repository)
-# MAX_UPDATE  updates (1000)
+# MAX_UPDATE  updates (700)
 # MINUTES     training stops after so many minutes, whatever the machine (8)
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 DATA=${DATA:-}
 OUT=${OUT:-$ROOT/runs/quickstart}
-MAX_UPDATE=${MAX_UPDATE:-1000}
+MAX_UPDATE=${MAX_UPDATE:-700}
 MINUTES=${MINUTES:-8}
 require_count MAX_UPDATE
 require_count MINUTES
@@ -76,7 +76,8 @@ fi
 if [[ ! -f $OUT/scores.json ]]; then
     say "evaluate: BLEU and speed on the test set, adaptive number of steps"
     DATA=$prepared CHECKPOINT=$model/checkpoint_best.pt OUT=$OUT/scores.json \
-        bash "$ROOT/scripts/evaluate.sh" --name quickstart --splits test --steps adaptive --lengths predicted
+        bash "$ROOT/scripts/evaluate.sh" --name quickstart --splits test --steps adaptive --lengths predicted \
+        --speed-sentences 50
 fi
 if [[ ! -f $OUT/translation/test.hyp ]]; then
     DATA=$prepared CHECKPOINT=$model/checkpoint_best.pt OUT=$OUT/translation HISTORY=1 bash "$ROOT/scripts/generate.sh"

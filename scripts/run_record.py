@@ -1,4 +1,7 @@
-"""What every result file says of the run that made it: command, date, git revision, hardware."""
+"""What every result file says of the run that made it: command, date, git revision, hardware.
+
+Importing it puts the repository on Python's path, so that the scripts find the package wherever they are called from.
+"""
 
 import datetime
 import json
@@ -6,12 +9,14 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def run_record(command: list[str]) -> dict[str, str]:

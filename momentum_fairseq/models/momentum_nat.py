@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from momentum_fairseq.models.nat_decoder import NatDecoder, uniform_copy
-from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder
+from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import (
     ATTENTION_KINDS,
@@ -192,7 +192,7 @@ class MomentumNatModel(BaseFairseqModel):
         decoded = self.decoder1(
             uniform_copy(source, lengths, width), padding_mask, self.decoder1.memory(source, width)
         )
-        momentum = {"encoder": source.momentum, "decoder1": decoded.momentum}
+        momenta = {"encoder": source.momenta, "decoder1": decoded.momenta}
         logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
         steps, predictions = [logits], [self._words(logits)]
         memory = self.decoder2.memory(source, width) if step_inputs else []
@@ -203,7 +203,7 @@ class MomentumNatModel(BaseFairseqModel):
             logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
             steps.append(logits)
             predictions.append(self._words(logits))
-            momentum["decoder2"] = decoded.momentum
+            momenta["decoder2"] = decoded.momenta
         return {
             "steps": steps,
             "predictions": predictions,
@@ -211,10 +211,10 @@ class MomentumNatModel(BaseFairseqModel):
             "length_logits": self.length_predictor(source.layers, source.padding_mask),
             "length_targets": self.length_predictor.target(source.lengths, lengths),
             "momentum": {
-                f"{part}_layer{i}": value
-                for part, values in momentum.items()
-                for i, value in enumerate(values)
-                if value is not None
+                f"{part}_layer{i}": mean_momentum(layer, source.padding_mask if part == "encoder" else padding_mask)
+                for part, layers in momenta.items()
+                for i, layer in enumerate(layers)
+                if layer
             },
         }
 

@@ -5,16 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.models.nat_encoder import EncoderOutput, mean_momentum
+from momentum_fairseq.models.nat_encoder import EncoderOutput
 from momentum_fairseq.modules import DecoderLayer, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities
 
 
 class DecoderOutput(NamedTuple):
-    """hidden: the last layer's output `[B,N,C]`; momentum: as in `EncoderOutput`."""
+    """hidden: the last layer's output `[B,N,C]`; momenta: as in `EncoderOutput`."""
 
     hidden: Tensor
-    momentum: list[Tensor | None]
+    momenta: list[list[Tensor]]
 
 
 class NatDecoder(nn.Module):
@@ -47,7 +47,7 @@ class NatDecoder(nn.Module):
         momenta, velocities = [], Velocities()
         for layer, layer_memory in zip(self.layers, memory, strict=True):
             x = layer(x, padding_mask, layer_memory, velocities)
-            momenta.append(mean_momentum(velocities, padding_mask))
+            momenta.append(velocities.take_momenta())
         return DecoderOutput(x, momenta)
 
 

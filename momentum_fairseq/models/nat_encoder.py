@@ -15,15 +15,14 @@ class EncoderOutput(NamedTuple):
 
     layers: the output of every layer, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
     padding_mask: bool `[B,S]`, True = padding; lengths: source words without EOS, int64 `[B]`;
-    momentum: for each layer the mean adaptive β̃ over the real tokens, a scalar; None where a layer has none: with other
-    connections, and at the start of a chain.
+    momenta: for each layer the adaptive β̃ `[B,S,1]` of its sub-layers; none with other connections, and at the start of a chain.
     """
 
     layers: list[Tensor]
     embedding: Tensor
     padding_mask: Tensor
     lengths: Tensor
-    momentum: list[Tensor | None]
+    momenta: list[list[Tensor]]
 
     def repeat(self, times: int) -> "EncoderOutput":
         """Every sentence `times` times, copies side by side."""
@@ -32,7 +31,7 @@ class EncoderOutput(NamedTuple):
             self.embedding.repeat_interleave(times, dim=0),
             self.padding_mask.repeat_interleave(times, dim=0),
             self.lengths.repeat_interleave(times, dim=0),
-            self.momentum,
+            self.momenta,
         )
 
 
@@ -68,16 +67,13 @@ class NatEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, padding_mask, velocities)
             outputs.append(x)
-            momenta.append(mean_momentum(velocities, padding_mask))
+            momenta.append(velocities.take_momenta())
         lengths = (~padding_mask & src_tokens.ne(self.eos)).sum(1)
         return EncoderOutput(outputs, embedding, padding_mask, lengths, momenta)
 
 
-def mean_momentum(velocities: Velocities, padding_mask: Tensor) -> Tensor | None:
-    """The mean adaptive β̃ over the real tokens at the latest sub-layer of each chain, detached; None if there is none."""
-    momenta = [state.momentum for state in velocities.values() if state is not None and state.momentum is not None]
-    if not momenta:
-        return None
+def mean_momentum(momenta: list[Tensor], padding_mask: Tensor) -> Tensor:
+    """The mean of a layer's adaptive β̃, `[B,N,1]` each, over its sub-layers and the real tokens: a scalar, detached."""
     real = (~padding_mask).unsqueeze(-1)
-    stacked = torch.stack([momentum.detach().float() for momentum in momenta])  # [chains,B,N,1]
+    stacked = torch.stack([momentum.detach().float() for momentum in momenta])  # [sub-layers,B,N,1]
     return (stacked * real).sum() / (real.sum() * len(momenta)).clamp(min=1)

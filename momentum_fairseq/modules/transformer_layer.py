@@ -42,7 +42,20 @@ class LayerOptions:
             raise ValueError(f"unknown connection chain {self.chain!r}; choose from {', '.join(CHAINS)}")
 
 
-Velocities = dict[str, ConnectionState | None]
+class Velocities(dict[str, ConnectionState | None]):
+    """The state of each chain of a stack, by name; empty before the first layer.
+
+    momenta: the adaptive β̃ `[B,N,1]` of every sub-layer that computed one since they were last taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.momenta: list[Tensor] = []
+
+    def take_momenta(self) -> list[Tensor]:
+        """The β̃ collected so far, which are then forgotten: after each layer, those of this layer."""
+        taken, self.momenta = self.momenta, []
+        return taken
 
 
 class _Layer(nn.Module):
@@ -71,7 +84,10 @@ class _Layer(nn.Module):
         before = self.options.normalize_before
         chain = name if self.options.chain == "separate" else "shared"
         output = self.dropout(sublayer(norm(x) if before else x))
-        x, velocities[chain] = self.connection(x, output, velocities.get(chain))
+        x, state = self.connection(x, output, velocities.get(chain))
+        velocities[chain] = state
+        if state is not None and state.momentum is not None:
+            velocities.momenta.append(state.momentum)
         return x if before else norm(x)
 
 

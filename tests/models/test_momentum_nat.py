@@ -14,6 +14,7 @@ from momentum_fairseq.models import nat_decoder
 from momentum_fairseq.models.nat_decoder import uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder
 from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS
+from momentum_fairseq.modules.transformer_layer import Velocities
 
 PAD, EOS = 1, 2
 ALL = [(attention, connection) for attention in sorted(ATTENTION_KINDS) for connection in sorted(CONNECTIONS)]
@@ -150,7 +151,7 @@ def test_the_velocity_starts_afresh_in_every_pass(build_model, connection):
 
 @pytest.mark.parametrize("connection", ["momentum", "adaptive"])
 def test_the_velocity_check_fails_where_it_is_not_reset(build_model, connection, monkeypatch):
-    kept: dict = {}
+    kept = nat_decoder.Velocities()
     monkeypatch.setattr(nat_decoder, "Velocities", lambda: kept)
     with pytest.raises(AssertionError, match="not equal"):
         check_repeated_pass(build_model(connection=connection))
@@ -166,7 +167,7 @@ def test_the_encoder_input_is_the_scaled_embedding_plus_positions_and_all_layers
     table = model.encoder.positions.table
     expected = math.sqrt(12) * model.encoder.embedding.weight[tokens[0, 3:]] + table[:5]
     torch.testing.assert_close(source.embedding[0, 3:], expected, rtol=1e-6, atol=1e-6)
-    x, padding, velocities = source.embedding, tokens.eq(PAD), {}
+    x, padding, velocities = source.embedding, tokens.eq(PAD), Velocities()
     for layer, output in zip(model.encoder.layers, source.layers, strict=True):
         x = layer(x, padding, velocities)
         torch.testing.assert_close(output, x, rtol=0, atol=0)
@@ -189,7 +190,7 @@ def test_a_decoder_adds_the_positions_to_its_input(build_model):
     source = model.encode(pad(sources(4), 5, left=True))
     decoder, memory = model.decoder1, model.decoder1.memory(source, 3)
     padding, x = torch.zeros(1, 3, dtype=torch.bool), torch.randn(1, 3, 12)
-    expected, velocities = x + decoder.positions.table[:3], {}
+    expected, velocities = x + decoder.positions.table[:3], Velocities()
     for layer, layer_memory in zip(decoder.layers, memory, strict=True):
         expected = layer(expected, padding, layer_memory, velocities)
     torch.testing.assert_close(decoder(x, padding, memory).hidden, expected, rtol=0, atol=0)
@@ -271,9 +272,9 @@ def test_adaptive_momentum_is_reported_by_layer_from_the_second_sub_layer_of_a_c
     assert forward(build_model(connection="momentum"), source, target)["momentum"] == {}
 
 
-def test_reported_momentum_is_that_of_the_layer_over_real_tokens(build_model, monkeypatch):
+def test_reported_momentum_is_the_mean_over_the_sub_layers_and_real_tokens_of_the_layer(build_model, monkeypatch):
     model = build_model(connection="adaptive", layers=2)
-    tokens = pad(sources(5, 3), 9, left=True)
+    source, target = pad(sources(5, 3), 9, left=True), pad(words(6, 4), 6, left=False)
     used = []
     original = type(model.encoder.layers[0].connection).forward
 
@@ -283,9 +284,14 @@ def test_reported_momentum_is_that_of_the_layer_over_real_tokens(build_model, mo
         return x, state
 
     monkeypatch.setattr(type(model.encoder.layers[0].connection), "forward", spy)
-    reported = model.encode(tokens).momentum
-    assert reported[0] is used[0] is None
-    torch.testing.assert_close(reported[1], used[1].squeeze(-1)[tokens.ne(PAD)].mean(), rtol=1e-6, atol=0)
+    reported = forward(model, source, target)["momentum"]
+    real = target.ne(PAD)
+    encoder, decoder1 = used[:2], used[2:8]  # one sub-layer in an encoder layer, three in a decoder layer
+    assert encoder[0] is decoder1[0] is None
+    torch.testing.assert_close(reported["encoder_layer1"], encoder[1].squeeze(-1)[source.ne(PAD)].mean(), rtol=1e-6, atol=0)
+    for layer, momenta in ((0, decoder1[1:3]), (1, decoder1[3:])):
+        expected = torch.stack([m.squeeze(-1)[real].mean() for m in momenta]).mean()
+        torch.testing.assert_close(reported[f"decoder1_layer{layer}"], expected, rtol=1e-6, atol=0)
 
 
 # decoding

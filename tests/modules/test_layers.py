@@ -14,6 +14,7 @@ from momentum_fairseq.modules import (
     EncoderLayer,
     LayerOptions,
 )
+from momentum_fairseq.modules.transformer_layer import Velocities
 
 ALL = [(attention, connection) for attention in sorted(ATTENTION_KINDS) for connection in sorted(CONNECTIONS)]
 
@@ -40,7 +41,7 @@ def decode(layer: DecoderLayer, x: Tensor, source: Tensor, padding=None, source_
     torch.manual_seed(2)
     positions = normal(1, 30, 12)[:, : x.shape[1]]
     memory = layer.memory(source, source_padding, positions)
-    return layer(x, padding, memory, {} if velocities is None else velocities)
+    return layer(x, padding, memory, Velocities() if velocities is None else velocities)
 
 
 def test_an_unknown_chain_or_feed_forward_is_refused_with_the_choices():
@@ -53,7 +54,8 @@ def test_an_unknown_chain_or_feed_forward_is_refused_with_the_choices():
 def test_an_encoder_layer_with_the_norm_after_is_its_formula():
     layer = build(EncoderLayer)
     x, velocity = normal(2, 5, 12), normal(2, 5, 12)
-    velocities = {"shared": layer.connection(x, velocity, None)[1]}
+    velocities = Velocities()
+    velocities["shared"] = layer.connection(x, velocity, None)[1]
     a = layer.self_attn(x, x, x)
     expected = layer.feed_forward(layer.self_attn_layer_norm(x + 0.9 * (0.3 * velocity + a)))
     torch.testing.assert_close(layer(x, None, velocities), expected, rtol=1e-12, atol=1e-13)
@@ -73,7 +75,7 @@ def test_a_decoder_layer_is_self_positional_and_cross_attention_then_feed_forwar
     """Positional attention has Q = K = the positions and V = x; a chain carries its velocity from the layer before."""
     layer = build(DecoderLayer, chain=chain)
     x, source, positions = normal(2, 5, 12), normal(2, 4, 12), normal(1, 5, 12)
-    memory, velocities = layer.memory(source, None, positions), {}
+    memory, velocities = layer.memory(source, None, positions), Velocities()
     out = layer(layer(x, None, memory, velocities), None, memory, velocities)
     rows = positions.expand(2, -1, -1)
     u = {"self": 0.0, "positional": 0.0, "cross": 0.0, "shared": 0.0}
@@ -124,10 +126,10 @@ def test_gradients_are_finite_at_zeros_identical_tokens_and_a_row_of_padding(con
     x[1] = torch.randn(12, dtype=dtype)
     x.requires_grad_()
     padding = torch.tensor([[False] * 4, [False] * 4, [True] * 4])
-    velocities: dict = {}
+    velocities = Velocities()
     y = encoder(encoder(x, padding, velocities), padding, velocities)
     memory = decoder.memory(y, padding, torch.zeros(1, 4, 12, dtype=dtype))
-    velocities = {}
+    velocities = Velocities()
     out = decoder(decoder(x, padding, memory, velocities), padding, memory, velocities)
     assert out.isfinite().all()
     out.sum().backward()
@@ -140,7 +142,7 @@ def check_encoder_padding(attention: str, connection: str, left: int) -> None:
     layer = build(EncoderLayer, attention, connection)
     x, padding = 3 * normal(2, 9, 12), torch.zeros(2, 9, dtype=torch.bool)
     padding[0, :left] = padding[0, left + 5 :] = True
-    batch, alone = {}, {}
+    batch, alone = Velocities(), Velocities()
     out = layer(layer(x, padding, batch), padding, batch)
     sentence = x[:1, left : left + 5]
     expected = layer(layer(sentence, None, alone), None, alone)
