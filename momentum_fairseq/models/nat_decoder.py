@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from momentum_fairseq.models.nat_encoder import EncoderOutput
 from momentum_fairseq.modules import DecoderLayer, LayerOptions, SinusoidalPositions
-from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities
+from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities, needed_mask
 
 
 class DecoderOutput(NamedTuple):
@@ -33,8 +33,9 @@ class NatDecoder(nn.Module):
     def memory(self, source: EncoderOutput, length: int) -> list[LayerMemory]:
         """What the layers read of the source and of `length` target positions, the same in every refinement step."""
         positions = self.positions(length).to(source.embedding.dtype).unsqueeze(0)  # [1,N,C]
+        source_mask = needed_mask(source.padding_mask)
         return [
-            layer.memory(output, source.padding_mask, positions)
+            layer.memory(output, source_mask, positions)
             for layer, output in zip(self.layers, source.layers, strict=True)
         ]
 
@@ -44,9 +45,10 @@ class NatDecoder(nn.Module):
         The velocity of the connection starts afresh.
         """
         x = self.dropout(x + self.positions(x.shape[1]).to(x.dtype))
+        mask = needed_mask(padding_mask)
         momenta, velocities = [], Velocities()
         for layer, layer_memory in zip(self.layers, memory, strict=True):
-            x = layer(x, padding_mask, layer_memory, velocities)
+            x = layer(x, mask, layer_memory, velocities)
             momenta.append(velocities.take_momenta())
         return DecoderOutput(x, momenta)
 

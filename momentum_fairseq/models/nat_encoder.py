@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_fairseq.modules import EncoderLayer, LayerOptions, SinusoidalPositions
-from momentum_fairseq.modules.transformer_layer import Velocities
+from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 
 
 class EncoderOutput(NamedTuple):
@@ -64,8 +64,9 @@ class NatEncoder(nn.Module):
         embedding = self.scale * self.embedding(src_tokens) + self.positions.of_real_tokens(padding_mask)
         x = self.dropout(embedding)
         outputs, momenta, velocities = [], [], Velocities()
+        mask = needed_mask(padding_mask)
         for layer in self.layers:
-            x = layer(x, padding_mask, velocities)
+            x = layer(x, mask, velocities)
             outputs.append(x)
             momenta.append(velocities.take_momenta())
         lengths = (~padding_mask & src_tokens.ne(self.eos)).sum(1)

@@ -42,6 +42,11 @@ class LayerOptions:
             raise ValueError(f"unknown connection chain {self.chain!r}; choose from {', '.join(CHAINS)}")
 
 
+def needed_mask(padding_mask: Tensor) -> Tensor | None:
+    """The mask, or None where it masks nothing: attention is cheaper without one, most of all at batch 1."""
+    return padding_mask if bool(padding_mask.any()) else None
+
+
 class Velocities(dict[str, ConnectionState | None]):
     """The state of each chain of a stack, by name; empty before the first layer.
 

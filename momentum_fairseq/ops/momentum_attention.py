@@ -1,6 +1,7 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -63,14 +64,28 @@ def momentum_weights(
     Returns:
         `[S]`, or `[B,1,S]` with a mask; `[H,S]` or `[B,H,S]` with one momentum or step size a head.
     """
+    if key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
+        return fixed_weights(keys, momentum, step_size, dtype, device)
     if key_padding_mask is None:
         count = torch.arange(keys, 0, -1, dtype=dtype, device=device)
     else:
         real = ~key_padding_mask
         seen = real.cumsum(-1)
         count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
+    return weights_of_counts(count, momentum, step_size)
+
+
+@lru_cache(maxsize=64)
+def fixed_weights(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights `[S]` without padding and with fixed numbers, kept: at batch 1 they would cost as much as a product."""
+    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
+        return weights_of_counts(torch.arange(keys, 0, -1, dtype=dtype, device=device), momentum, step_size)
+
+
+def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float | Tensor) -> Tensor:
+    """γ (1 − β^c) / (1 − β) for counts c >= 1 of any shape `[..., S]`; `[..., H, S]` with one momentum or step size a head."""
     if isinstance(momentum, Tensor):
-        momentum = momentum.to(dtype).unsqueeze(-1)
+        momentum = momentum.to(count.dtype).unsqueeze(-1)
         # Two forms, for the gradients: the first keeps its digits down to 0, the second up to 1.
         below = 1 - momentum.pow(count)
         above = -torch.expm1(count * momentum.clamp(min=0.5).log())
@@ -79,4 +94,4 @@ def momentum_weights(
         weights = torch.ones_like(count)
     else:
         weights = torch.expm1(count * math.log(momentum)) / (momentum - 1)
-    return weights * (step_size.to(dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
+    return weights * (step_size.to(count.dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,15 +196,31 @@ def test_other_input_on_a_finished_folder_is_refused(prepared, tmp_path):
     assert checksums(prepared.out) == before
 
 
-def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(prepared):
-    with subprocess.Popen(["flock", str(prepared.out / ".lock"), "sleep", "30"], start_new_session=True) as holder:
+@contextmanager
+def lock_held(out: Path) -> Iterator[None]:
+    """As while another run prepares in `out`."""
+    out.mkdir(exist_ok=True)
+    with subprocess.Popen(["flock", str(out / ".lock"), "sleep", "30"], start_new_session=True) as holder:
         try:
             time.sleep(0.5)
-            result = prepared.prepare()
+            yield
         finally:
             os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(prepared, tmp_path):
+    second = Corpus(prepared.folder, tmp_path / "out")
+    with lock_held(second.out):
+        result = second.prepare()
     assert result.returncode != 0
     assert "another run" in result.stderr
+
+
+def test_runs_side_by_side_share_a_finished_folder(prepared):
+    with lock_held(prepared.out):
+        result = prepared.prepare()
+    assert result.returncode == 0
+    assert "stands, nothing to do" in result.stdout
 
 
 def wait_for(process: subprocess.Popen, out: Path, pattern: str) -> None:
