@@ -15,6 +15,8 @@ say "test: shellcheck"
 find scripts examples .ci -type f \( -name '*.sh' -o -name run \) -print0 2>/dev/null | xargs -0 shellcheck
 
 say "test: pytest"
+# The tests' tensors are small: threads would only wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 arguments=()
 if [[ $QUICK == 1 ]]; then
     arguments+=(-m "not slow")

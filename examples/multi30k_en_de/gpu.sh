@@ -40,7 +40,7 @@ train() {
     local row seed workers=()
     for seed in $SEEDS; do
         for row in "${rows[@]}"; do
-            ROW=$row SEED=$seed OMP_NUM_THREADS=1 bash "$ROOT/examples/multi30k_en_de/run.sh" --keep-last-epochs 1 \
+            ROW=$row SEED=$seed OMP_NUM_THREADS=1 bash "$ROOT/examples/multi30k_en_de/run.sh" \
                 >"$OUT/$row-seed$seed.log" 2>&1 &
             workers+=($!)
         done
