@@ -26,20 +26,22 @@ def test_it_is_the_formula():
 
 @pytest.mark.parametrize("weights_shape", [None, (9,), (2, 9), (3, 1, 9), (3, 2, 9)])
 @pytest.mark.parametrize("queries", [1, 4, 30])
-def test_both_orders_are_one_function(queries, weights_shape):
+@pytest.mark.parametrize("padded", [False, True])
+def test_both_orders_are_one_function(padded, queries, weights_shape):
     q, k, v = inputs(queries, 9)
     leaves = [q, k, v]
+    padding = padding_mask(3, 9, "both")[:, None, :, None] if padded else None
     weights = None
     if weights_shape is not None:
         weights = torch.rand(weights_shape, dtype=torch.float64, requires_grad=True)
         leaves.append(weights)
     linear, quadratic = (
-        value_and_gradients(lambda order=order: order(q, k, v, weights, 1e-6), *leaves)
+        value_and_gradients(lambda order=order: order(q, k, v, weights, padding, 1e-6), *leaves)
         for order in (linear_order, quadratic_order)
     )
     assert_same(quadratic, linear)
     with torch.no_grad():
-        assert_same([order(q, k, v, weights, 1e-6) for order in (linear_order, quadratic_order)], [linear[0]] * 2)
+        assert_same([order(q, k, v, weights, padding, 1e-6) for order in (linear_order, quadratic_order)], [linear[0]] * 2)
 
 
 @pytest.mark.parametrize("length, expected", [(1, True), (25, True), (138, True), (139, True), (140, False)])
