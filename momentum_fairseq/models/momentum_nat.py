@@ -1,81 +1,30 @@
 """`momentum_nat`: the iterative-refinement translation model of Lee et al., EMNLP 2018, with any attention and connection."""
 
 import math
-from dataclasses import dataclass, field, fields
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
-from omegaconf import II
-from torch import Tensor, nn
+from torch import Tensor
 
+from momentum_fairseq.models.config import ModelConfig, OptionsInCheckpoint, layer_options
+from momentum_fairseq.models.embeddings import output_projection, source_and_target_embedding
 from momentum_fairseq.models.nat_decoder import NatDecoder, uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
-from momentum_fairseq.modules import (
-    ATTENTION_KINDS,
-    CONNECTIONS,
-    FEED_FORWARDS,
-    AttentionOptions,
-    ConnectionOptions,
-    LayerOptions,
-    LengthPredictor,
-    SinusoidalPositions,
-)
-from momentum_fairseq.modules.connections import RATIO_DENOMINATORS
-from momentum_fairseq.modules.transformer_layer import CHAINS, LayerMemory
-from momentum_fairseq.ops import FEATURE_MAPS
+from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions
+from momentum_fairseq.modules.transformer_layer import LayerMemory
 
 PROJECTION_BLOCK = 1 << 20  # logits in memory at once while decoding: 4 MB in float32, about a core's cache
-# Options that a model may change between one run and the next.
-NOT_OF_THE_FUNCTION = ("dropout", "max_source_positions", "max_target_positions")
 
 
 @dataclass
-class MomentumNatConfig(FairseqDataclass):
-    embed_dim: int = field(default=256, metadata={"help": "width C of embeddings and layers (d_model)"})
-    ffn_dim: int = field(default=1024, metadata={"help": "width inside the feed-forward (d_hidden)"})
-    layers: int = field(default=5, metadata={"help": "layers in the encoder and in each of the two decoders"})
-    heads: int = field(default=4, metadata={"help": "attention heads"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sub-layer outputs"})
-    normalize_before: bool = field(default=False, metadata={"help": "LayerNorm before each sub-layer, not after"})
+class MomentumNatConfig(ModelConfig):
     feed_forward: ChoiceEnum(list(FEED_FORWARDS)) = field(default="highway", metadata={"help": "feed-forward kind"})
-    attention: ChoiceEnum(list(ATTENTION_KINDS)) = field(
-        default="momentum", metadata={"help": "kind of every attention: self, positional, cross"}
-    )
-    attention_momentum: float = field(default=0.6, metadata={"help": "momentum β of the attention, in [0, 1)"})
-    attention_step_size: float = field(default=0.6, metadata={"help": "step size γ of the attention, > 0"})
-    attention_momentum_learned: bool = field(
-        default=False, metadata={"help": "learn β and γ per head, from the given values on"}
-    )
-    attention_feature_map: ChoiceEnum(list(FEATURE_MAPS)) = field(
-        default="elu", metadata={"help": "feature map φ of linear and momentum attention"}
-    )
-    connection: ChoiceEnum(list(CONNECTIONS)) = field(
-        default="residual", metadata={"help": "connection around every attention"}
-    )
-    connection_momentum: float = field(default=0.3, metadata={"help": "momentum β̃ of the connection, in [0, 1)"})
-    connection_step_size: float = field(default=0.9, metadata={"help": "step size γ̃ of the connection, > 0"})
-    connection_delta: float = field(default=1e-3, metadata={"help": "δ: adaptive momentum stays at or below 1 − δ"})
-    connection_ratio: ChoiceEnum(list(RATIO_DENOMINATORS)) = field(
-        default="output",
-        metadata={"help": "norm that adaptive momentum divides by: previous output (paper) or velocity (its code)"},
-    )
-    connection_chain: ChoiceEnum(list(CHAINS)) = field(
-        default="shared", metadata={"help": "one velocity through all attentions, or one for each kind"}
-    )
     max_length_offset: int = field(default=20, metadata={"help": "largest predicted |target − source| length"})
-    share_all_embeddings: bool = field(
-        default=False, metadata={"help": "one matrix for source, target and output (needs a joined dictionary)"}
-    )
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "one matrix for target and output embeddings"}
-    )
-    max_source_positions: int = II("task.max_source_positions")
-    max_target_positions: int = II("task.max_target_positions")
 
 
 class RefinementState(NamedTuple):
@@ -101,7 +50,7 @@ class RefinementState(NamedTuple):
 
 
 @register_model("momentum_nat", dataclass=MomentumNatConfig)
-class MomentumNatModel(BaseFairseqModel):
+class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
     """Two decoders: the first translates in one pass, the second refines its own output (Lee et al. 2018).
 
     log p(Y⁰|X) comes from decoder 1, whose input is the uniformly copied source embedding; log p(Yˡ|Yˡ⁻¹, X) from decoder 2,
@@ -110,6 +59,8 @@ class MomentumNatModel(BaseFairseqModel):
     Raises:
         ValueError: a value out of range, an unknown kind, or embeddings shared over different dictionaries.
     """
+
+    config_class = MomentumNatConfig
 
     def __init__(self, cfg: Any, source_dictionary: Any, target_dictionary: Any) -> None:
         super().__init__()
@@ -121,47 +72,17 @@ class MomentumNatModel(BaseFairseqModel):
         options = layer_options(cfg)
         positions = SinusoidalPositions(max(cfg.max_source_positions, cfg.max_target_positions) + 1, cfg.embed_dim)
 
-        self.target_embedding = embedding(len(target_dictionary), cfg.embed_dim, self.padding_idx)
-        if cfg.share_all_embeddings:
-            if source_dictionary != target_dictionary:
-                raise ValueError("--share-all-embeddings needs a joined dictionary (prepare with JOINED_DICTIONARY=1)")
-            source_embedding = self.target_embedding
-        else:
-            source_embedding = embedding(len(source_dictionary), cfg.embed_dim, source_dictionary.pad())
+        source_embedding, self.target_embedding = source_and_target_embedding(cfg, source_dictionary, target_dictionary)
         self.encoder = NatEncoder(source_embedding, cfg.layers, options, positions, eos=source_dictionary.eos())
         self.decoder1 = NatDecoder(cfg.layers, options, positions)
         self.decoder2 = NatDecoder(cfg.layers, options, positions)
         self.length_predictor = LengthPredictor(cfg.embed_dim, cfg.layers, cfg.max_length_offset)
-        self.output_projection = nn.Linear(cfg.embed_dim, len(target_dictionary), bias=False)
-        nn.init.normal_(self.output_projection.weight, std=cfg.embed_dim**-0.5)
-        if cfg.share_all_embeddings or cfg.share_decoder_input_output_embed:
-            self.output_projection.weight = self.target_embedding.weight
+        self.output_projection = output_projection(cfg, self.target_embedding)
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "MomentumNatModel":
         """Build from a config and a task with `source_dictionary` and `target_dictionary`."""
         return cls(cfg, task.source_dictionary, task.target_dictionary)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Goes into checkpoints: the options that make the function, most of which show in no tensor's shape."""
-        names = [f.name for f in fields(MomentumNatConfig) if f.name not in NOT_OF_THE_FUNCTION]
-        return {name: plain(getattr(self.cfg, name)) for name in names if not name.startswith("_")}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Comes from a checkpoint.
-
-        Raises:
-            ValueError: the checkpoint is of a model with other options.
-        """
-        own = self.get_extra_state()
-        differing = [name for name in own if name in state and state[name] != own[name]]
-        if differing:
-            saved, built = (", ".join(f"{name}={values[name]}" for name in differing) for values in (state, own))
-            raise ValueError(f"the architectures differ: the checkpoint has {saved}; the model was built with {built}")
-
-    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Checkpoints that hold tensors only, as averaged ones do, are taken on trust."""
-        state_dict.setdefault("_extra_state", self.get_extra_state())
 
     def max_positions(self) -> tuple[int, int]:
         """The longest source and target, in tokens."""
@@ -275,46 +196,6 @@ class MomentumNatModel(BaseFairseqModel):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return math.sqrt(self.cfg.embed_dim) * self.target_embedding(tokens)
-
-
-def layer_options(cfg: Any) -> LayerOptions:
-    """The part of a model config that its layers are made of."""
-    return LayerOptions(
-        embed_dim=cfg.embed_dim,
-        ffn_dim=cfg.ffn_dim,
-        num_heads=cfg.heads,
-        dropout=cfg.dropout,
-        normalize_before=cfg.normalize_before,
-        feed_forward=str(cfg.feed_forward),
-        chain=str(cfg.connection_chain),
-        attention=AttentionOptions(
-            kind=str(cfg.attention),
-            momentum=cfg.attention_momentum,
-            step_size=cfg.attention_step_size,
-            momentum_learned=cfg.attention_momentum_learned,
-            feature_map=str(cfg.attention_feature_map),
-        ),
-        connection=ConnectionOptions(
-            kind=str(cfg.connection),
-            momentum=cfg.connection_momentum,
-            step_size=cfg.connection_step_size,
-            delta=cfg.connection_delta,
-            ratio=str(cfg.connection_ratio),
-        ),
-    )
-
-
-def plain(value: Any) -> Any:
-    """A choice's name in place of fairseq's enum member; other values as they are."""
-    return str(value) if isinstance(value, Enum) else value
-
-
-def embedding(words: int, dim: int, padding_idx: int) -> nn.Embedding:
-    """A word embedding from N(0, 1/dim), zero at padding."""
-    table = nn.Embedding(words, dim, padding_idx=padding_idx)
-    nn.init.normal_(table.weight, std=dim**-0.5)
-    nn.init.zeros_(table.weight[padding_idx])
-    return table
 
 
 register_presets(

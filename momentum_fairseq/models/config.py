@@ -1,0 +1,124 @@
+"""What the models of the plug-in have in common: options of their layers and embeddings, and these options in checkpoints."""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from momentum_fairseq.modules import (
+    ATTENTION_KINDS,
+    CONNECTIONS,
+    FEED_FORWARDS,
+    AttentionOptions,
+    ConnectionOptions,
+    LayerOptions,
+)
+from momentum_fairseq.modules.connections import RATIO_DENOMINATORS
+from momentum_fairseq.modules.transformer_layer import CHAINS
+from momentum_fairseq.ops import FEATURE_MAPS
+
+# Options that a model may change between one run and the next.
+NOT_OF_THE_FUNCTION = ("dropout", "max_source_positions", "max_target_positions")
+
+
+@dataclass
+class ModelConfig(FairseqDataclass):
+    embed_dim: int = field(default=256, metadata={"help": "width C of embeddings and layers (d_model)"})
+    ffn_dim: int = field(default=1024, metadata={"help": "width inside the feed-forward (d_hidden)"})
+    layers: int = field(default=5, metadata={"help": "layers in the encoder and in each decoder"})
+    heads: int = field(default=4, metadata={"help": "attention heads"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sub-layer outputs"})
+    normalize_before: bool = field(default=False, metadata={"help": "LayerNorm before each sub-layer, not after"})
+    feed_forward: ChoiceEnum(list(FEED_FORWARDS)) = field(default="residual", metadata={"help": "feed-forward kind"})
+    attention: ChoiceEnum(list(ATTENTION_KINDS)) = field(default="momentum", metadata={"help": "kind of every attention"})
+    attention_momentum: float = field(default=0.6, metadata={"help": "momentum β of the attention, in [0, 1)"})
+    attention_step_size: float = field(default=0.6, metadata={"help": "step size γ of the attention, > 0"})
+    attention_momentum_learned: bool = field(default=False, metadata={"help": "learn β and γ per head, from the given values on"})
+    attention_feature_map: ChoiceEnum(list(FEATURE_MAPS)) = field(
+        default="elu", metadata={"help": "feature map φ of linear and momentum attention"}
+    )
+    connection: ChoiceEnum(list(CONNECTIONS)) = field(default="residual", metadata={"help": "connection around every attention"})
+    connection_momentum: float = field(default=0.3, metadata={"help": "momentum β̃ of the connection, in [0, 1)"})
+    connection_step_size: float = field(default=0.9, metadata={"help": "step size γ̃ of the connection, > 0"})
+    connection_delta: float = field(default=1e-3, metadata={"help": "δ: adaptive momentum stays at or below 1 − δ"})
+    connection_ratio: ChoiceEnum(list(RATIO_DENOMINATORS)) = field(
+        default="output",
+        metadata={"help": "norm that adaptive momentum divides by: previous output (paper) or velocity (its code)"},
+    )
+    connection_chain: ChoiceEnum(list(CHAINS)) = field(
+        default="shared", metadata={"help": "one velocity through all attentions, or one for each kind"}
+    )
+    share_all_embeddings: bool = field(
+        default=False, metadata={"help": "one matrix for source, target and output (needs a joined dictionary)"}
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "one matrix for target and output embeddings"}
+    )
+    max_source_positions: int = II("task.max_source_positions")
+    max_target_positions: int = II("task.max_target_positions")
+
+
+def layer_options(cfg: Any) -> LayerOptions:
+    """The part of a model config that its layers are made of."""
+    return LayerOptions(
+        embed_dim=cfg.embed_dim,
+        ffn_dim=cfg.ffn_dim,
+        num_heads=cfg.heads,
+        dropout=cfg.dropout,
+        normalize_before=cfg.normalize_before,
+        feed_forward=str(cfg.feed_forward),
+        chain=str(cfg.connection_chain),
+        attention=AttentionOptions(
+            kind=str(cfg.attention),
+            momentum=cfg.attention_momentum,
+            step_size=cfg.attention_step_size,
+            momentum_learned=cfg.attention_momentum_learned,
+            feature_map=str(cfg.attention_feature_map),
+        ),
+        connection=ConnectionOptions(
+            kind=str(cfg.connection),
+            momentum=cfg.connection_momentum,
+            step_size=cfg.connection_step_size,
+            delta=cfg.connection_delta,
+            ratio=str(cfg.connection_ratio),
+        ),
+    )
+
+
+def plain(value: Any) -> Any:
+    """A choice's name in place of fairseq's enum member; other values as they are."""
+    return str(value) if isinstance(value, Enum) else value
+
+
+class OptionsInCheckpoint:
+    """A model whose checkpoints hold the options that make its function, most of which show in no tensor's shape.
+
+    Attributes:
+        config_class: the dataclass that names the options. cfg: their values.
+    """
+
+    config_class: type[ModelConfig]
+    cfg: Any
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Goes into checkpoints."""
+        names = [f.name for f in fields(self.config_class) if f.name not in NOT_OF_THE_FUNCTION]
+        return {name: plain(getattr(self.cfg, name)) for name in names if not name.startswith("_")}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Comes from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is of a model with other options.
+        """
+        own = self.get_extra_state()
+        differing = [name for name in own if name in state and state[name] != own[name]]
+        if differing:
+            saved, built = (", ".join(f"{name}={values[name]}" for name in differing) for values in (state, own))
+            raise ValueError(f"the architectures differ: the checkpoint has {saved}; the model was built with {built}")
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Checkpoints that hold tensors only, as averaged ones do, are taken on trust."""
+        state_dict.setdefault("_extra_state", self.get_extra_state())
