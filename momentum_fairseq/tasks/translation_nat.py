@@ -130,7 +130,7 @@ class TranslationNatTask(TranslationTask):
         self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
     ) -> tuple[Any, Any, Any]:
         """One forward and backward pass; refinement steps read a corrupted target with probability p_dae."""
-        sample["step_inputs"] = self.draw_step_inputs(sample["target"])
+        sample["step_inputs"] = self.draw_step_inputs(sample["target"], batch=int(sample["id"][0]))
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample: Any, model: Any, criterion: Any) -> tuple[Any, Any, Any]:
@@ -138,19 +138,22 @@ class TranslationNatTask(TranslationTask):
         sample["step_inputs"] = [None] * (self.cfg.train_steps - 1)
         return super().valid_step(sample, model, criterion)
 
-    def draw_step_inputs(self, target: torch.Tensor) -> list[torch.Tensor | None]:
+    def draw_step_inputs(self, target: torch.Tensor, batch: int = 0) -> list[torch.Tensor | None]:
         """One entry for each refinement step of a batch: a fresh corruption of `target` `[B,N]`, or None.
 
-        fairseq seeds torch anew at each update, so a resumed training draws what an uninterrupted one does.
+        fairseq seeds torch anew at each update, alike on all workers. Which steps are denoised follows from that seed alone,
+        once for all batches of an update; the corruption from the seed and `batch`, the number of the batch's first sentence.
+        So the draws depend neither on the number of workers nor on whether a training was resumed.
         """
-        dictionary = self.tgt_dict
+        dictionary, seed = self.tgt_dict, torch.initial_seed()
         special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
-        denoise = torch.rand(self.cfg.train_steps - 1) < self.cfg.denoising_probability
+        denoise = torch.rand(self.cfg.train_steps - 1, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator(target.device)
+        generator.manual_seed(int(np.random.SeedSequence((seed, batch)).generate_state(1)[0]))
+        options = {"rate": self.cfg.corruption_rate, "special": special, "ordinary": self.ordinary_words}
         return [
-            corrupt(target, rate=self.cfg.corruption_rate, special=special, ordinary=self.ordinary_words)
-            if drawn
-            else None
-            for drawn in denoise.tolist()
+            corrupt(target, **options, generator=generator) if drawn else None
+            for drawn in (denoise < self.cfg.denoising_probability).tolist()
         ]
 
     @property

@@ -132,9 +132,10 @@ def test_p_dae_0_never_corrupts_and_p_dae_1_always_does(build_task):
 
 
 def test_p_dae_one_half_draws_half_of_the_steps(build_task):
-    torch.manual_seed(1)
-    task, target = build_task(denoising_probability=0.5), torch.randint(4, 20, (1, 3))
-    drawn = [step is not None for _ in range(500) for step in task.draw_step_inputs(target)]
+    task, target, drawn = build_task(denoising_probability=0.5), torch.randint(4, 20, (1, 3)), []
+    for seed in range(500):
+        torch.manual_seed(seed)
+        drawn += [step is not None for step in task.draw_step_inputs(target)]
     assert len(drawn) == 1500
     assert 0.45 < sum(drawn) / 1500 < 0.55
 
@@ -144,14 +145,26 @@ def test_train_steps_counts_the_initial_prediction(build_task, steps):
     assert len(build_task(train_steps=steps).draw_step_inputs(torch.full((1, 4), 5))) == steps - 1
 
 
-def test_draws_are_fresh_and_repeat_with_torchs_seed(build_task):
+def test_all_batches_of_an_update_denoise_the_same_steps(build_task):
+    task, target, kinds = build_task(denoising_probability=0.5, train_steps=5), torch.randint(4, 20, (2, 6)), set()
+    for update in range(20):
+        torch.manual_seed(update)
+        drawn = [tuple(step is None for step in task.draw_step_inputs(target, batch)) for batch in (0, 7, 9)]
+        torch.rand(3)  # what dropout draws between two batches
+        drawn.append(tuple(step is None for step in task.draw_step_inputs(target, 11)))
+        assert len(set(drawn)) == 1
+        kinds.add(drawn[0])
+    assert len(kinds) > 5
+
+
+def test_draws_are_fresh_and_repeat_with_torchs_seed_and_the_batch(build_task):
     task, target = build_task(denoising_probability=1.0, corruption_rate=0.5), torch.randint(4, 20, (4, 30))
     torch.manual_seed(7)
-    first, second = task.draw_step_inputs(target), task.draw_step_inputs(target)
-    torch.manual_seed(7)
-    again = task.draw_step_inputs(target)
+    first, second = task.draw_step_inputs(target, 0), task.draw_step_inputs(target, 1)
+    again = task.draw_step_inputs(target, 0)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    different = [*first, *second]
+    torch.manual_seed(8)
+    different = [*first, *second, *task.draw_step_inputs(target, 0)]
     assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in different[i + 1 :])
 
 
