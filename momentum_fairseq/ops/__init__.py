@@ -2,17 +2,41 @@
 
 from momentum_fairseq.ops.corruption import corrupt
 from momentum_fairseq.ops.feature_maps import FEATURE_MAPS, elu_plus_one
-from momentum_fairseq.ops.linear_attention import linear_attention
-from momentum_fairseq.ops.momentum_attention import momentum_attention
+from momentum_fairseq.ops.key_value_cache import KeyValueCache
+from momentum_fairseq.ops.linear_attention import (
+    LinearState,
+    causal_linear_attention,
+    linear_attention,
+    linear_attention_step,
+)
+from momentum_fairseq.ops.momentum_attention import (
+    MomentumState,
+    causal_momentum_attention,
+    momentum_attention,
+    momentum_attention_step,
+)
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
-from momentum_fairseq.ops.softmax_attention import softmax_attention
+from momentum_fairseq.ops.softmax_attention import causal_softmax_attention, softmax_attention
+from momentum_fairseq.ops.source_memory import KeysAndValues, WeightedSource, read_source, weighted_source
 
 __all__ = [
     "FEATURE_MAPS",
+    "KeyValueCache",
+    "KeysAndValues",
+    "LinearState",
+    "MomentumState",
+    "WeightedSource",
+    "causal_linear_attention",
+    "causal_momentum_attention",
+    "causal_softmax_attention",
     "corrupt",
     "elu_plus_one",
     "linear_attention",
+    "linear_attention_step",
     "momentum_attention",
+    "momentum_attention_step",
+    "read_source",
     "recurrent_momentum_attention",
     "softmax_attention",
+    "weighted_source",
 ]

@@ -32,3 +32,30 @@ def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: i
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     if not isinstance(step_size, Tensor) and not 0 < step_size < float("inf"):
         raise ValueError(f"step_size must be positive and finite, got {step_size}")
+
+
+def check_causal(q: Tensor, k: Tensor) -> None:
+    """Raise ValueError unless there are as many queries as keys."""
+    if q.shape[2] != k.shape[2]:
+        raise ValueError(f"causal attention needs as many queries as keys, got N = {q.shape[2]}, S = {k.shape[2]}")
+
+
+def check_step(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless q `[B,H,D]`, k `[B,H,D]` and v `[B,H,M]` are of one position."""
+    if not (q.dim() == v.dim() == 3 and q.shape == k.shape and k.shape[:2] == v.shape[:2]):
+        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+        raise ValueError(f"a step takes q [B,H,D], k [B,H,D], v [B,H,M] of one position; got {shapes}")
+
+
+def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless the state is of the kind (a NamedTuple) and fits k `[B,H,..,D]` and v `[B,H,..,M]`.
+
+    Its fields are matrices `[B,H,D,M]`, and last the key sum `[B,H,D]`.
+    """
+    if not isinstance(state, kind):
+        raise ValueError(f"the state must be a {kind.__name__}, got {type(state).__name__}")
+    sums = (*k.shape[:2], k.shape[-1])
+    for name, tensor in zip(kind._fields, state, strict=True):
+        expected = sums if name == kind._fields[-1] else (*sums, v.shape[-1])
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"{kind.__name__}.{name} must be {list(expected)} to go with k and v, got {list(tensor.shape)}")

@@ -1,11 +1,13 @@
 """Linear attention (Katharopoulos et al., "Transformers are RNNs", ICML 2020), weighted for momentum attention."""
 
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_shapes
+from momentum_fairseq.ops.causal_chunks import causal_attention, in_full_precision, last_chunk, no_autocast, number_of_chunks, states_between
+from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -85,3 +87,93 @@ def linear_order(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, paddin
     # A product with one row: half the time of one with one column, or of a sum over q * k.
     normaliser = (k.sum(-2, keepdim=True) @ q.transpose(-1, -2)).transpose(-1, -2).add_(eps)  # [B,H,N,1]
     return numerator / normaliser if torch.is_grad_enabled() else numerator.div_(normaliser)
+
+
+class LinearState(NamedTuple):
+    """What a prefix leaves behind: s_i = Σ_{j≤i} k_j v_jᵀ `[B,H,D,M]`, z_i = Σ_{j≤i} k_j `[B,H,D]`, float32 or better."""
+
+    s: Tensor
+    z: Tensor
+
+    def reorder(self, indices: Tensor) -> "LinearState":
+        """The state of the sentences (or beams) `indices` `[B']` of the batch, in that order."""
+        return LinearState(*(x.index_select(0, indices) for x in self))
+
+
+def causal_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    eps: float = 1e-6,
+    initial_state: LinearState | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, LinearState]:
+    """Σ_{j≤i} (q_i·k_j) v_j / (Σ_{j≤i} q_i·k_j + eps) over the real keys, in time and memory linear in N.
+
+    Args:
+        q: queries `[B,H,N,D]`, already feature-mapped.
+        k: keys `[B,H,N,D]`, already feature-mapped.
+        v: values `[B,H,N,M]`.
+        key_padding_mask: bool `[B,N]`, True = padding, anywhere.
+        eps: added to the normaliser.
+        initial_state: of the keys before the first one; None = there are none.
+        return_state: also return the state after the last key.
+
+    Returns:
+        `[B,H,N,M]` in v's dtype, summed in float32 or better, zeros where no real key was seen; with `return_state` a
+        pair of it and the state.
+
+    Raises:
+        ValueError: shapes that disagree, N != S, or a state of other shapes.
+    """
+    check_shapes(q, k, v, key_padding_mask)
+    check_causal(q, k)
+    if initial_state is not None:
+        check_state(initial_state, LinearState, k, v)
+    out_dtype = v.dtype
+    with no_autocast(q):
+        q, k, v = in_full_precision(q, k, v, key_padding_mask)
+        s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
+        chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3])
+        out, s, z = causal_attention(q, k, v, chunks, None, s, z, eps)
+        out = out.to(out_dtype)
+        if not return_state:
+            return out
+        states, sums = states_between(last_chunk(k, chunks), last_chunk(v, chunks), None, s, z)
+        return out, LinearState(states[:, :, -1], sums[:, :, -1])
+
+
+def linear_attention_step(
+    q: Tensor, k: Tensor, v: Tensor, state: LinearState | None, *, eps: float = 1e-6
+) -> tuple[Tensor, LinearState]:
+    """One more position of causal linear attention, in time and memory that don't depend on the prefix.
+
+    Args:
+        q: query `[B,H,D]`, already feature-mapped.
+        k: key `[B,H,D]`, already feature-mapped.
+        v: value `[B,H,M]`.
+        state: of the positions before; None = there are none.
+        eps: added to the normaliser.
+
+    Returns:
+        `[B,H,M]` in v's dtype, and the new state.
+
+    Raises:
+        ValueError: shapes that disagree.
+    """
+    check_step(q, k, v)
+    if state is not None:
+        check_state(state, LinearState, k, v)
+    out_dtype = v.dtype
+    with no_autocast(q):
+        q, k, v = in_full_precision(q, k, v)
+        added = k.unsqueeze(-1) * v.unsqueeze(-2)
+        state = LinearState(added, k) if state is None else LinearState(state.s + added, state.z + k)
+        return read(q, state.s, state.z, eps).to(out_dtype), state
+
+
+def read(q: Tensor, s: Tensor, z: Tensor, eps: float) -> Tensor:
+    """qᵀ s / (q·z + eps): `[B,H,D]`, `[B,H,D,M]`, `[B,H,D]` → `[B,H,M]`."""
+    return (q.unsqueeze(-2) @ s).squeeze(-2) / ((q * z).sum(-1, keepdim=True) + eps)

@@ -1,13 +1,27 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_momentum, check_shapes
-from momentum_fairseq.ops.linear_attention import weighted_linear_attention
+from momentum_fairseq.ops.causal_chunks import (
+    ChunkWeights,
+    causal_attention,
+    chunk_length,
+    chunked,
+    in_full_precision,
+    last_chunk,
+    no_autocast,
+    number_of_chunks,
+    states_between,
+)
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
+from momentum_fairseq.ops.linear_attention import read, weighted_linear_attention
 
 
 def momentum_attention(
@@ -95,3 +109,184 @@ def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float 
     else:
         weights = torch.expm1(count * math.log(momentum)) / (momentum - 1)
     return weights * (step_size.to(count.dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
+
+
+class MomentumState(NamedTuple):
+    """What a prefix leaves behind, s and m `[B,H,D,M]` and z `[B,H,D]` of Eq. 12 with its signs, float32 or better.
+
+    m is minus a decayed sum of k vᵀ, and s grows by −γ m.
+    """
+
+    s: Tensor
+    m: Tensor
+    z: Tensor
+
+    def reorder(self, indices: Tensor) -> "MomentumState":
+        """The state of the sentences (or beams) `indices` `[B']` of the batch, in that order."""
+        return MomentumState(*(x.index_select(0, indices) for x in self))
+
+
+def causal_momentum_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    key_padding_mask: Tensor | None = None,
+    eps: float = 1e-6,
+    initial_state: MomentumState | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, MomentumState]:
+    """Query i reads the state of the heavy-ball recurrence after key i (Nguyen et al. 2022, Eq. 12 and 13).
+
+        o_i = Σ_{j≤i} γ w_{i−j} (q_i·k_j) v_j / (Σ_{j≤i} q_i·k_j + eps)        w_d = (1 − β^{d+1}) / (1 − β)
+
+    i − j counts real keys, so neither padding nor batch mates change a row. Computed in chunks, in time and memory
+    linear in N; every coefficient is positive, so no digits are lost as β → 1.
+
+    Args:
+        q: queries `[B,H,N,D]`, already feature-mapped.
+        k: keys `[B,H,N,D]`, already feature-mapped.
+        v: values `[B,H,N,M]`.
+        momentum: β in [0, 1), or a tensor `[H]`, one a head.
+        step_size: γ > 0, or a tensor `[H]`.
+        key_padding_mask: bool `[B,N]`, True = padding, anywhere.
+        eps: added to the normaliser.
+        initial_state: of the keys before the first one; None = there are none.
+        return_state: also return the state after the last key.
+
+    Returns:
+        `[B,H,N,M]` in v's dtype, summed in float32 or better, zeros where no real key was seen; with `return_state` a
+        pair of it and the state.
+
+    Raises:
+        ValueError: shapes that disagree, N != S, a state of other shapes; a number β outside [0, 1) or γ <= 0.
+    """
+    check_shapes(q, k, v, key_padding_mask)
+    check_causal(q, k)
+    check_momentum(momentum, step_size, q.shape[1])
+    if initial_state is not None:
+        check_state(initial_state, MomentumState, k, v)
+    out_dtype = v.dtype
+    with no_autocast(q):
+        q, k, v = in_full_precision(q, k, v, key_padding_mask)
+        state, z = None, None
+        if initial_state is not None:
+            s, m, z = (x.to(v.dtype) for x in initial_state)
+            state = torch.cat([s, -m], dim=2)
+        length = k.shape[2]
+        chunks = number_of_chunks(length, k.shape[3], v.shape[3])
+        size = chunk_length(length, chunks)
+        real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
+        numbers = dict(momentum=momentum, step_size=step_size, dtype=v.dtype, device=v.device)
+        weights = chunk_weights(size, chunks - 1, None if real is None else chunked(real, chunks), **numbers)
+        out, state, z = causal_attention(q, k, v, chunks, weights, state, z, eps)
+        out = out.to(out_dtype)
+        if not return_state:
+            return out
+        k, v = last_chunk(k, chunks), last_chunk(v, chunks)
+        weights = chunk_weights(k.shape[3], 1, None if real is None else last_chunk(real, chunks), **numbers)
+        states, sums = states_between(k, v, weights, state, z)
+        s, m = states[:, :, -1].chunk(2, dim=2)
+        return out, MomentumState(s, -m, sums[:, :, -1])
+
+
+def chunk_weights(
+    size: int,
+    complete: int,
+    real: Tensor | None,
+    *,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ChunkWeights:
+    """The weights of the state (s, −m) over chunks of `size` positions, the first `complete` of which leave a state.
+
+    With r the real keys of a chunk up to a position, R in all of it, n between two chunks, a_r = γ β (1 − β^r) / (1 − β):
+
+        o_r = q_r·s + a_r q_r·(−m) + Σ_{j≤r} γ w_{r−j} (q_r·k_j) v_j
+        s'  = s + a_n (−m) + Σ_j γ w_{R−j} k_j v_jᵀ        −m' = β^n (−m) + Σ_j β^{R−j} k_j v_jᵀ
+
+    Args:
+        real: bool `[B,1,C,L,1]`, True = no padding; None = no padding at all.
+    """
+    if real is None:
+        rank = torch.arange(1, size + 1, device=device).unsqueeze(0)  # [1,L]
+        before = torch.arange(complete + 1, device=device) * size  # [C]
+    else:
+        real = real.squeeze(-1)  # [B,1,C,L]
+        rank = real.cumsum(-1)
+        before = F.pad(real[:, :, :complete].sum(-1).cumsum(-1), (1, 0))
+    rank, before = rank.to(dtype), before.to(dtype)
+
+    def of_counts(function: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
+        """`[..,C,L]` → `[..,H,C,L]`: the function takes `[..,S]` and gives `[..,H,S]`."""
+        lead = 0 if real is None else 2
+        return function(count.flatten(lead)).unflatten(-1, count.shape[lead:])
+
+    def growth(count: Tensor) -> Tensor:
+        return weights_of_counts(count, momentum, step_size)
+
+    beta = momentum.to(dtype).unsqueeze(-1) if isinstance(momentum, Tensor) else momentum
+    within = of_counts(growth, (rank.unsqueeze(-1) - rank.unsqueeze(-2)).clamp(min=0) + 1)
+    # The growth of no key at all, which is 0, times β.
+    queries = of_counts(lambda count: beta * growth(count), rank)
+    queries = torch.stack([torch.ones_like(queries), queries], dim=-1)
+    own = rank if real is None else rank[:, :, : max(complete, 1)]
+    to_end = own[..., -1:] - own
+    keys = torch.stack([of_counts(growth, to_end + 1), of_counts(lambda count: beta**count, to_end)], dim=-1)
+    between = (before.unsqueeze(-1) - before.unsqueeze(-2)).clamp(min=0)
+    decay = of_counts(lambda count: beta**count, between)
+    upper = torch.stack([torch.ones_like(decay), of_counts(lambda count: beta * growth(count), between)], dim=-1)
+    lower = torch.stack([torch.zeros_like(decay), decay], dim=-1)
+    lower_triangle = torch.ones_like(between[..., :, :]).tril().unsqueeze(-1).unsqueeze(-3)
+    carry = torch.stack([upper, lower], dim=-3) * lower_triangle  # [..,C,2,C,2]
+    return ChunkWeights(within, queries, keys, carry.flatten(-2).flatten(-3, -2))
+
+
+def momentum_attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: MomentumState | None,
+    *,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    eps: float = 1e-6,
+) -> tuple[Tensor, MomentumState]:
+    """One more position of causal momentum attention, in time and memory that don't depend on the prefix (Eq. 12).
+
+    Args:
+        q: query `[B,H,D]`, already feature-mapped.
+        k: key `[B,H,D]`, already feature-mapped.
+        v: value `[B,H,M]`.
+        momentum: β in [0, 1), or a tensor `[H]`, one a head.
+        step_size: γ > 0, or a tensor `[H]`.
+        state: of the positions before; None = there are none.
+        eps: added to the normaliser.
+
+    Returns:
+        `[B,H,M]` in v's dtype, and the new state.
+
+    Raises:
+        ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
+    """
+    check_step(q, k, v)
+    check_momentum(momentum, step_size, q.shape[1])
+    if state is not None:
+        check_state(state, MomentumState, k, v)
+    out_dtype = v.dtype
+    with no_autocast(q):
+        q, k, v = in_full_precision(q, k, v)
+        beta, gamma = (
+            x.to(v.dtype).reshape(-1, 1, 1) if isinstance(x, Tensor) else x for x in (momentum, step_size)
+        )
+        added = k.unsqueeze(-1) * v.unsqueeze(-2)
+        if state is None:
+            state = MomentumState(gamma * added, -added, k)
+        else:
+            m = beta * state.m - added
+            state = MomentumState(state.s - gamma * m, m, state.z + k)
+        return read(q, state.s, state.z, eps).to(out_dtype), state

@@ -1,0 +1,129 @@
+"""Causal attention in linear time and memory: what keys of the same chunk add, and what the state brings from before."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 64
+
+
+class ChunkWeights(NamedTuple):
+    """What a recurrence multiplies by, its state being R matrices of keys times values.
+
+    The leading axes broadcast to `[B,H,C]`, for `carry` to `[B,H]`. A key's weights are finite even where it is padding.
+
+    Attributes:
+        within: `[..,L,L]`, key j in query i of the same chunk, read for j <= i.
+        queries: `[..,L,R]`, query i on the state that enters its chunk.
+        keys: `[..,L,R]`, key j in the state that leaves its chunk; of the C − 1 chunks before the last one, or of all (1).
+        carry: `[..,R·C,R·C]`, what leaves chunk e − 1 (the initial state for e = 0) in the state that enters chunk c.
+    """
+
+    within: Tensor
+    queries: Tensor
+    keys: Tensor
+    carry: Tensor
+
+
+def number_of_chunks(length: int, key_dim: int, value_dim: int) -> int:
+    """1 where the square of scores costs no more multiplications than chunks and the states between them."""
+    if length * (key_dim + value_dim) <= CHUNK * (key_dim + value_dim) + 4 * key_dim * value_dim:
+        return 1
+    return -(-length // CHUNK)
+
+
+def chunk_length(length: int, chunks: int) -> int:
+    """The least number of positions a chunk that covers the sequence, and 1 for an empty one."""
+    return max(1, -(-length // chunks))
+
+
+def chunked(x: Tensor, chunks: int) -> Tensor:
+    """`[B,H,N,D]` → `[B,H,C,L,D]`, the last chunk filled up with zeros."""
+    length = x.shape[2]
+    size = chunk_length(length, chunks)
+    x = x if chunks * size == length else F.pad(x, (0, 0, 0, chunks * size - length))
+    return x.unflatten(2, (chunks, size))
+
+
+def last_chunk(x: Tensor, chunks: int) -> Tensor:
+    """`[B,H,N,D]` → `[B,H,1,L',D]`, the last chunk without what fills it up."""
+    length = x.shape[2]
+    return x[:, :, None, (chunks - 1) * chunk_length(length, chunks) :]
+
+
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, chunks: int, weights: ChunkWeights | None, initial: Tensor | None, z: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Numerator over normaliser of every query, from the keys up to its own; padding keys and values are zeros.
+
+    Args:
+        q, k, v: `[B,H,N,D]`, `[B,H,N,D]`, `[B,H,N,M]`.
+        weights: None = 1 everywhere, and R = 1.
+        initial: state before the first key, `[B,H,R·D,M]`; None = zeros.
+        z: sum of the keys before the first, `[B,H,D]`; None = zeros.
+
+    Returns:
+        `[B,H,N,M]`, and state and key sum where the last chunk begins, None where they are zeros.
+    """
+    length = q.shape[2]
+    q, k, v = (chunked(x, chunks) for x in (q, k, v))
+    scores = (q @ k.transpose(-1, -2)).tril_()  # [B,H,C,L,L]
+    normaliser = scores.sum(-1, keepdim=True)
+    if weights is not None:
+        scores = scores * weights.within if torch.is_grad_enabled() else scores.mul_(weights.within)
+    numerator = scores @ v
+    if chunks > 1 or initial is not None:
+        states, sums = states_between(k[:, :, :-1], v[:, :, :-1], weights, initial, z)
+        queries = q if weights is None else outer(q, weights.queries)
+        numerator = numerator + queries @ states
+        normaliser = normaliser + (q * sums.unsqueeze(-2)).sum(-1, keepdim=True)
+        initial, z = states[:, :, -1], sums[:, :, -1]
+    # Cut before the division: rows that fill the last chunk up may be 0/0, and their gradients would not be zeros.
+    numerator, normaliser = (x.flatten(2, 3)[:, :, :length] for x in (numerator, normaliser))
+    return numerator / (normaliser + eps), initial, z
+
+
+def states_between(
+    k: Tensor, v: Tensor, weights: ChunkWeights | None, initial: Tensor | None, z: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """State `[B,H,C+1,R·D,M]` and key sum `[B,H,C+1,D]` before the C chunks of k and v, between them, and after."""
+    (batch, heads, chunks, _, dim), value_dim = k.shape, v.shape[-1]
+    sums = F.pad(k.sum(-2).cumsum(2), (0, 0, 1, 0))
+    sums = sums if z is None else sums + z.unsqueeze(2)
+    if weights is None:
+        rows, carry = 1, k.new_ones(chunks + 1, chunks + 1).tril_()
+    else:
+        rows, carry = weights.keys.shape[-1], weights.carry
+        k = outer(k, weights.keys)
+    own = (k.transpose(-1, -2) @ v).reshape(batch, heads, rows * chunks, dim * value_dim)  # [B,H,R·C,D·M]
+    states = carry[..., rows:] @ own
+    if initial is not None:
+        states = states + carry[..., :rows] @ initial.reshape(batch, heads, rows, dim * value_dim)
+    return states.reshape(batch, heads, chunks + 1, rows * dim, value_dim), sums
+
+
+def outer(x: Tensor, weights: Tensor) -> Tensor:
+    """`[..,L,D]` and `[..,L,R]` → `[..,L,R·D]`."""
+    return (weights.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
+
+
+def in_full_precision(
+    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in the dtype to sum in, float32 or better, with zeros for padding keys and values."""
+    dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    if key_padding_mask is not None:
+        # Both: a NaN in padding would come through a zero on the other side.
+        padding, zero = key_padding_mask[:, None, :, None], k.new_zeros(())
+        k, v = torch.where(padding, zero, k), torch.where(padding, zero, v)
+    return q, k, v
+
+
+def no_autocast(q: Tensor) -> AbstractContextManager:
+    """A context without autocast; entering one takes as long as a small product, so only where there is one to leave."""
+    device = q.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
