@@ -5,12 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
-from itertools import repeat
 from multiprocessing import Pool
 from pathlib import Path
 
 from parallel_text import SPLITS, InputError, read_parallel, run, write_lines, write_report
-from sacremoses import MosesTokenizer
+from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 # The characters at which some reader of text files ends a line; a line feed can't occur inside a line.
 LINE_BREAKS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -25,11 +24,20 @@ def moses_tokenizer(language: str) -> MosesTokenizer:
     return MosesTokenizer(language)
 
 
-def tokenize(text: str, language: str, tokenized: bool, lowercase: bool) -> str:
+@cache
+def punctuation_normalizer(language: str) -> MosesPunctNormalizer:
+    """Moses' normaliser of a language's punctuation, made once in each process."""
+    return MosesPunctNormalizer(language)
+
+
+def tokenize(text: str, language: str, normalize: bool, tokenized: bool, lowercase: bool) -> str:
     """Returns the tokens of a line joined by single spaces, with no other white space and no control characters.
 
-    The same tokens as fairseq's `--tokenizer moses`, so that `fairseq-interactive` reads raw text as training did.
+    The same tokens as fairseq's `--tokenizer moses`, so that `fairseq-interactive` reads raw text as training did; where
+    `normalize` is set, of text with Moses' normalised punctuation.
     """
+    if normalize:
+        text = punctuation_normalizer(language).normalize(text)
     if not tokenized:
         text = moses_tokenizer(language).tokenize(text, return_str=True, aggressive_dash_splits=True, escape=True)
     text = " ".join(" ".join(text.split()).translate(CONTROL_CHARACTERS).split())
@@ -38,7 +46,8 @@ def tokenize(text: str, language: str, tokenized: bool, lowercase: bool) -> str:
 
 def tokenize_all(lines: list[str], language: str, options: argparse.Namespace) -> list[str]:
     """Tokenises lines in `--workers` processes, in order."""
-    jobs = zip(lines, repeat(language), repeat(options.tokenized), repeat(options.lowercase))
+    steps = (options.normalize, options.tokenized, options.lowercase)
+    jobs = ((line, language, *steps) for line in lines)
     if options.workers == 1 or len(lines) < 5000:  # below this, starting the processes costs more than it saves
         return [tokenize(*job) for job in jobs]
     with Pool(options.workers) as pool:
@@ -122,6 +131,7 @@ def parse_options() -> argparse.Namespace:
         parser.add_argument(f"--{split}", required=True, help=f"name of the {split} files without language")
     parser.add_argument("--max-length", type=int, required=True, help="most tokens in a training line")
     parser.add_argument("--max-ratio", type=float, required=True, help="most tokens of one side per token of the other")
+    parser.add_argument("--normalize", action="store_true", help="normalise punctuation as Moses does, the references not")
     parser.add_argument("--lowercase", action="store_true")
     parser.add_argument("--tokenized", action="store_true", help="the files are tokenised already")
     parser.add_argument("--workers", type=int, default=1)

@@ -40,3 +40,14 @@ require_count() {
         die "$1=${!1}: must be a whole number, at least $least"
     fi
 }
+
+# download URL: what lies there, to standard output; gives up soon where there is no network.
+download() {
+    if command -v curl >/dev/null; then
+        curl --fail --silent --show-error --location --connect-timeout 10 --speed-limit 1000 --speed-time 15 "$1"
+    elif command -v wget >/dev/null; then
+        wget --quiet --tries=1 --timeout=10 --output-document=- "$1"
+    else
+        die "curl or wget is needed to download"
+    fi
+}

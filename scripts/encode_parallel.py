@@ -117,7 +117,8 @@ def encode_corpus(options: argparse.Namespace) -> None:
     write_report(options.out / "report.json", report)
     for split in SPLITS:
         rates = (f"{language} {report[split][language]['unk_rate']:.3%}" for language in languages)
-        print(f"{split}: unknown sub-words (<unk>) {', '.join(rates)}")
+        lines = f"{len(text[split][options.source_lang]):,} lines in and out"
+        print(f"{split}: {lines}, unknown sub-words (<unk>) {', '.join(rates)}")
 
 
 def parse_options() -> argparse.Namespace:

@@ -17,16 +17,6 @@ SUMS="460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6  train.en
 399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182  test_2016_flickr.en
 4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16  test_2016_flickr.de"
 
-download() {
-    if command -v curl >/dev/null; then
-        curl --fail --silent --show-error --location --connect-timeout 10 --speed-limit 1000 --speed-time 15 "$1"
-    elif command -v wget >/dev/null; then
-        wget --quiet --tries=1 --timeout=10 --output-document=- "$1"
-    else
-        die "curl or wget is needed to download"
-    fi
-}
-
 is_right() { [[ -f $1 && $(sha256sum <"$1") == "$2  -" ]]; }
 
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"

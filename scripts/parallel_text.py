@@ -23,21 +23,39 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: the file is missing, empty, or not UTF-8.
     """
+    return decode_lines(path, read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file.
+
+    Raises:
+        InputError: it is missing.
+    """
     try:
-        raw_lines = path.read_bytes().split(b"\n")
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+
+
+def decode_lines(place: Path | str, data: bytes) -> list[str]:
+    """What `read_lines` makes of a file's bytes; `place` names them in errors.
+
+    Raises:
+        InputError: there are none, or they are not UTF-8.
+    """
+    raw_lines = data.split(b"\n")
     if not raw_lines[-1]:
         raw_lines.pop()
     if not raw_lines:
-        raise InputError(f"{path}: the file is empty")
+        raise InputError(f"{place}: the file is empty")
     lines = []
     for number, raw in enumerate(raw_lines, start=1):
         try:
             lines.append(raw.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
             bad_byte = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
-            raise InputError(f"{path}:{number}: invalid UTF-8 ({bad_byte}); convert the file to UTF-8") from None
+            raise InputError(f"{place}:{number}: invalid UTF-8 ({bad_byte}); convert the file to UTF-8") from None
     lines[0] = lines[0].removeprefix("\ufeff")
     return lines
 

@@ -9,7 +9,9 @@
 # JOINED_DICTIONARY         1: one dictionary for both languages (1)
 # SRCDICT, TGTDICT          given fairseq dictionaries (none; one of them where joined)
 # MAX_LENGTH, MAX_RATIO     training pairs with more tokens, or more tokens of one side per token of the other, go (175, 3)
+# NORMALIZE                 1: normalise punctuation as Moses does, in all text but the references (0)
 # LOWERCASE, TOKENIZED      1: lower-case the text (0), the files are tokenised already (0)
+# CORPUS                    what this text is, in a line, to be said with every result (none)
 # WORKERS                   processes (2); the result doesn't depend on it
 #
 # In OUT besides data-bin: ref.<valid|test>.<language> (raw, one line a sentence, for sacreBLEU), codes, report.json
@@ -32,8 +34,10 @@ SRCDICT=${SRCDICT:-}
 TGTDICT=${TGTDICT:-}
 MAX_LENGTH=${MAX_LENGTH:-175}
 MAX_RATIO=${MAX_RATIO:-3}
+NORMALIZE=${NORMALIZE:-0}
 LOWERCASE=${LOWERCASE:-0}
 TOKENIZED=${TOKENIZED:-0}
+CORPUS=${CORPUS:-}
 WORKERS=${WORKERS:-2}
 
 check_settings() {
@@ -44,8 +48,11 @@ check_settings() {
     require_count MAX_LENGTH
     require_count WORKERS
     require_flag JOINED_DICTIONARY
+    require_flag NORMALIZE
     require_flag LOWERCASE
     require_flag TOKENIZED
+    [[ $NORMALIZE$TOKENIZED != 11 ]] || die "NORMALIZE=1 and TOKENIZED=1: punctuation is normalised before text is tokenised; set one"
+    [[ $CORPUS != *$'\n'* ]] || die "CORPUS: must be one line"
     [[ $MAX_RATIO =~ ^[1-9][0-9]*(\.[0-9]+)?$ ]] || die "MAX_RATIO=$MAX_RATIO: must be a number, at least 1"
     if [[ $JOINED_DICTIONARY == 1 && -n $SRCDICT && -n $TGTDICT ]]; then
         die "JOINED_DICTIONARY=1 takes one dictionary: set SRCDICT or TGTDICT, or JOINED_DICTIONARY=0"
@@ -72,6 +79,8 @@ describe_settings() {
     for name in SOURCE_LANG TARGET_LANG TRAIN VALID TEST BPE_OPERATIONS JOINED_DICTIONARY MAX_LENGTH MAX_RATIO LOWERCASE TOKENIZED; do
         printf '%s=%s\n' "$name" "${!name}"
     done
+    [[ $NORMALIZE == 0 ]] || printf 'NORMALIZE=1\n'
+    [[ -z $CORPUS ]] || printf 'CORPUS=%s\n' "$CORPUS"
     for name in "${inputs[@]}"; do
         printf 'sha256 %s=%s\n' "${name##*/}" "$(sha256sum <"$name" | cut -d ' ' -f 1)"
     done
@@ -117,6 +126,7 @@ stage() {
 
 tokenise() {
     local options=()
+    [[ $NORMALIZE == 0 ]] || options+=(--normalize)
     [[ $LOWERCASE == 0 ]] || options+=(--lowercase)
     [[ $TOKENIZED == 0 ]] || options+=(--tokenized)
     python "$ROOT/scripts/clean_parallel.py" "$DATA" "$PART" --source-lang "$SOURCE_LANG" --target-lang "$TARGET_LANG" \
@@ -145,6 +155,18 @@ binarise() {
         tail -n 5 "$PART.log" >&2
         return 1
     fi
+    local split language lines sentences
+    for split in train valid test; do
+        for language in "$SOURCE_LANG" "$TARGET_LANG"; do
+            lines=$(wc -l <"$OUT/bpe/$split.$language")
+            sentences=$(sed -nE "s/.*\\[$language\\] .*\\/$split\\.$language: ([0-9]+) sents,.*/\\1/p" "$PART.log")
+            if [[ $sentences != "$lines" ]]; then
+                say "bpe/$split.$language: $lines lines in, ${sentences:-no} sentences out of fairseq-preprocess" >&2
+                return 1
+            fi
+        done
+        say "$split: $lines lines in, $sentences sentences out, none dropped"
+    done
     # fairseq's log names folders of this machine and of this run.
     rm -f "$PART/preprocess.log" "$PART.log"
     say "dictionary: $SOURCE_LANG $(wc -l <"$PART/dict.$SOURCE_LANG.txt") types, $TARGET_LANG $(wc -l <"$PART/dict.$TARGET_LANG.txt") types"
