@@ -1,5 +1,5 @@
 """fairseq models around the modules."""
 
-from momentum_fairseq.models import momentum_nat
+from momentum_fairseq.models import momentum_nat, momentum_transformer
 
-__all__ = ["momentum_nat"]
+__all__ = ["momentum_nat", "momentum_transformer"]

@@ -1,6 +1,8 @@
 """Learning parts, torch only: attention around an op chosen by name, connections, layers, positions, length predictor."""
 
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions
+from momentum_fairseq.modules.causal_attention import CausalSelfAttention, CrossAttention
+from momentum_fairseq.modules.causal_decoder_layer import CausalDecoderLayer
 from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection
 from momentum_fairseq.modules.feed_forward import FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
 from momentum_fairseq.modules.length_predictor import LengthPredictor
@@ -13,8 +15,11 @@ __all__ = [
     "CONNECTIONS",
     "FEED_FORWARDS",
     "AttentionOptions",
+    "CausalDecoderLayer",
+    "CausalSelfAttention",
     "ConnectionOptions",
     "ConnectionState",
+    "CrossAttention",
     "DecoderLayer",
     "EncoderLayer",
     "HighwayFeedForward",

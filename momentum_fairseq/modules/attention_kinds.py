@@ -3,14 +3,32 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import expm1, log
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momentum_fairseq.ops import FEATURE_MAPS, linear_attention, momentum_attention, softmax_attention
+from momentum_fairseq.ops import (
+    FEATURE_MAPS,
+    KeysAndValues,
+    KeyValueCache,
+    LinearState,
+    MomentumState,
+    WeightedSource,
+    causal_linear_attention,
+    causal_momentum_attention,
+    causal_softmax_attention,
+    linear_attention,
+    linear_attention_step,
+    momentum_attention,
+    momentum_attention_step,
+    read_source,
+    softmax_attention,
+    weighted_source,
+)
 from momentum_fairseq.ops.checks import check_momentum
+from momentum_fairseq.ops.momentum_attention import momentum_weights
 
 T = TypeVar("T")
 
@@ -34,7 +52,39 @@ class AttentionOptions:
     feature_map: str = "elu"
 
 
-class SoftmaxAttention(nn.Module):
+class AttentionKind(nn.Module):
+    """What a kind does with projected q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` and a mask bool `[B,S]` (True = padding).
+
+    `forward` is not causal. A kind that has a causal form gives it as `causal`, for all positions at once, and as `step`, for
+    the positions after those that a state has read. `remember` and `recall` are `forward` in two halves: what a source needs
+    computing once, and what each query needs.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """→ `[B,H,N,M]`."""
+        raise NotImplementedError
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """N = S; query i reads keys 1 … i → `[B,H,N,M]`."""
+        raise NotImplementedError
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        """N new positions after those in `state`, None before the first → `[B,H,N,M]` and the new state.
+
+        A state's `reorder(order)` gives that of other rows of the batch, int64 `[B']`.
+        """
+        raise NotImplementedError
+
+    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Any:
+        """What queries read of a source; its `reorder(order)` is that of other rows of the batch."""
+        return KeysAndValues(k, v, key_padding_mask)
+
+    def recall(self, q: Tensor, memory: Any) -> Tensor:
+        """`forward` of the source that `remember` has read → `[B,H,N,M]`."""
+        return self(q, *memory)
+
+
+class SoftmaxAttention(AttentionKind):
     """softmax(q kᵀ / √D) v."""
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
@@ -45,8 +95,18 @@ class SoftmaxAttention(nn.Module):
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
         return softmax_attention(q, k, v, key_padding_mask=key_padding_mask)
 
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        return causal_softmax_attention(q, k, v, key_padding_mask=key_padding_mask)
 
-class LinearAttention(nn.Module):
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: KeyValueCache | None
+    ) -> tuple[Tensor, KeyValueCache]:
+        state = (KeyValueCache.empty(k, v) if state is None else state).append(k, v, key_padding_mask)
+        keys, values, padding = state.held()
+        return causal_softmax_attention(q, keys, values, key_padding_mask=padding), state
+
+
+class LinearAttention(AttentionKind):
     """φ(q)(φ(k)ᵀ v), normalised (Katharopoulos et al. 2020)."""
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
@@ -58,8 +118,28 @@ class LinearAttention(nn.Module):
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
         return linear_attention(self.feature_map(q), self.feature_map(k), v, key_padding_mask=key_padding_mask)
 
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        return causal_linear_attention(self.feature_map(q), self.feature_map(k), v, key_padding_mask=key_padding_mask)
 
-class MomentumAttention(nn.Module):
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: LinearState | None
+    ) -> tuple[Tensor, LinearState]:
+        q, k = self.feature_map(q), self.feature_map(k)
+        if key_padding_mask is None and q.shape[2] == 1:
+            out, state = linear_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state)
+            return out.unsqueeze(2), state
+        return causal_linear_attention(
+            q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True
+        )
+
+    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
+        return weighted_source(self.feature_map(k), v, None, key_padding_mask)
+
+    def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
+        return read_source(self.feature_map(q), memory).to(q.dtype)
+
+
+class MomentumAttention(AttentionKind):
     """Linear attention with a heavy ball (Nguyen et al. 2022, Eq. 14), β and γ fixed or learned per head.
 
     Learned: β = sigmoid(momentum_logit), γ = softplus(step_size_raw), `[H]` each.
@@ -83,21 +163,43 @@ class MomentumAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
+        q, k = self.feature_map(q), self.feature_map(k)
+        return momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        q, k = self.feature_map(q), self.feature_map(k)
+        return causal_momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: MomentumState | None
+    ) -> tuple[Tensor, MomentumState]:
+        q, k, numbers = self.feature_map(q), self.feature_map(k), self._numbers()
+        if key_padding_mask is None and q.shape[2] == 1:
+            out, state = momentum_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state, **numbers)
+            return out.unsqueeze(2), state
+        return causal_momentum_attention(
+            q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True, **numbers
+        )
+
+    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        weights = momentum_weights(
+            k.shape[2], **self._numbers(), key_padding_mask=key_padding_mask, dtype=dtype, device=v.device
+        )
+        return weighted_source(self.feature_map(k), v, weights, key_padding_mask)
+
+    def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
+        return read_source(self.feature_map(q), memory).to(q.dtype)
+
+    def _numbers(self) -> dict[str, float | Tensor]:
         momentum, step_size = self.fixed or (
             torch.sigmoid(self.momentum_logit.float()),
             F.softplus(self.step_size_raw.float()),
         )
-        return momentum_attention(
-            self.feature_map(q),
-            self.feature_map(k),
-            v,
-            momentum=momentum,
-            step_size=step_size,
-            key_padding_mask=key_padding_mask,
-        )
+        return {"momentum": momentum, "step_size": step_size}
 
 
-ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], nn.Module]] = {
+ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], AttentionKind]] = {
     "softmax": SoftmaxAttention,
     "linear": LinearAttention,
     "momentum": MomentumAttention,

@@ -57,8 +57,7 @@ class MultiheadAttention(nn.Module):
         """
         batch = v.shape[0]
         q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
-        out = self.attention(q, k, v, key_padding_mask)  # [B,H,N,D]
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self._join(self.attention(q, k, v, key_padding_mask))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""
@@ -68,3 +67,6 @@ class MultiheadAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B,H,N,D]
+
+    def _join(self, out: Tensor) -> Tensor:
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # [B,N,C]

@@ -33,7 +33,9 @@ class SinusoidalPositions(nn.Module):
             raise ValueError(f"{length} positions asked for, but the model was built for {len(self.table)}")
         return self.table[:length]
 
-    def of_real_tokens(self, padding_mask: Tensor) -> Tensor:
-        """bool `[B,N]`, True = padding on either side → `[B,N,C]`, counted from 0 at each sentence's first real token."""
+    def of_real_tokens(self, padding_mask: Tensor, first: int = 0) -> Tensor:
+        """bool `[B,N]`, True = padding on either side → `[B,N−first,C]` of the tokens from column `first` on, counted from 0 at
+        each sentence's first real token.
+        """
         positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)
-        return self(padding_mask.shape[1])[positions]
+        return self(padding_mask.shape[1])[positions[:, first:]]

@@ -63,7 +63,7 @@ class Velocities(dict[str, ConnectionState | None]):
         return taken
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """A stack of attention sub-layers in a shared connection, then a feed-forward."""
 
     def __init__(self, options: LayerOptions) -> None:
@@ -96,7 +96,7 @@ class _Layer(nn.Module):
         return x if before else norm(x)
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(Layer):
     """Self-attention and feed-forward."""
 
     def __init__(self, options: LayerOptions) -> None:
@@ -131,7 +131,7 @@ class LayerMemory(NamedTuple):
         )
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(Layer):
     """Self-attention (not causal), positional attention, cross-attention, feed-forward (Lee et al. 2018, section 4).
 
     Positional attention has Q = K = sinusoids of the target positions, V = x (Gu et al. 2018).

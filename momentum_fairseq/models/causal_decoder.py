@@ -1,0 +1,138 @@
+"""A decoder that predicts word after word, behind fairseq's interface for beam search."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from fairseq.models import FairseqIncrementalDecoder
+from torch import Tensor, nn
+
+from momentum_fairseq.models.transformer_encoder import EncodedSource
+from momentum_fairseq.modules import CausalDecoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules.causal_decoder_layer import CausalLayerState, needed_causal_mask
+from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
+
+STATE = "layers"
+
+
+class DecoderState(NamedTuple):
+    """What step-by-step decoding keeps.
+
+    layers: the state of each layer; read: words read so far, padding included;
+    sentence: which sentence each row translates, int64 `[B]`; None in a language model.
+    """
+
+    layers: list[CausalLayerState]
+    read: int
+    sentence: Tensor | None
+
+    def reorder(self, order: Tensor) -> "DecoderState":
+        """The state of other rows of the batch, int64 `[B']`."""
+        sentence = None if self.sentence is None else self.sentence.index_select(0, order)
+        same = sentence is None or torch.equal(sentence, self.sentence)
+        return DecoderState([layer.reorder(order, same_source=same) for layer in self.layers], self.read, sentence)
+
+
+class CausalDecoder(FairseqIncrementalDecoder):
+    """Embedding × √C + sinusoids, dropout, causal layers, projection to the vocabulary.
+
+    Args:
+        dictionary: of the target. embedding: the target embedding. output_projection: `[..., C]` → `[..., V]`.
+        num_layers: L. options: what each layer is made of. positions: the table of sinusoids.
+        max_target_positions: the longest target, in tokens. cross_attention: False in a language model.
+    """
+
+    def __init__(
+        self,
+        dictionary: Any,
+        embedding: nn.Embedding,
+        output_projection: nn.Linear,
+        num_layers: int,
+        options: LayerOptions,
+        positions: SinusoidalPositions,
+        *,
+        max_target_positions: int,
+        cross_attention: bool = True,
+    ) -> None:
+        super().__init__(dictionary)
+        self.embedding, self.output_projection, self.positions = embedding, output_projection, positions
+        self.max_target_positions = max_target_positions
+        self.scale = math.sqrt(options.embed_dim)
+        self.dropout = nn.Dropout(options.dropout)
+        self.layers = nn.ModuleList(
+            CausalDecoderLayer(options, cross_attention=cross_attention) for _ in range(num_layers)
+        )
+        self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncodedSource | None = None,
+        incremental_state: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, None]:
+        """Logits of the next word at each position, `[B,N,V]`; with an incremental state, at the positions not read before.
+
+        Args:
+            prev_output_tokens: int64 `[B,N]`, padded on either side: always all the words so far.
+            encoder_out: the encoded source; None in a language model.
+            incremental_state: fairseq's dictionary, empty before the first word. The state of the words so far is kept in it.
+
+        Raises:
+            ValueError: an incremental state that has read all of the words already.
+        """
+        x, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
+        return self.output_layer(x), extra
+
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncodedSource | None = None,
+        incremental_state: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, None]:
+        """As `forward`, before the projection: `[B,N,C]`."""
+        padding_mask = prev_output_tokens.eq(self.embedding.padding_idx)
+        source, source_mask, sentence = None, None, None
+        if encoder_out is not None:
+            source, source_mask, sentence = encoder_out
+            source_mask = needed_mask(source_mask)
+        velocities = Velocities()
+        if incremental_state is None:
+            x, mask = self._embed(prev_output_tokens, padding_mask, 0), needed_causal_mask(padding_mask)
+            for layer in self.layers:
+                x = layer(x, mask, source, source_mask, velocities)
+            return self.layer_norm(x), None
+        state = self.get_incremental_state(incremental_state, STATE)
+        if state is None:
+            state = DecoderState([layer.start(source, source_mask) for layer in self.layers], 0, sentence)
+        if state.read >= prev_output_tokens.shape[1]:
+            raise ValueError(
+                f"{state.read} words are read already and {prev_output_tokens.shape[1]} were given; give all the words so far, "
+                f"not the last one alone, and a new incremental state for other words"
+            )
+        x = self._embed(prev_output_tokens, padding_mask, state.read)
+        mask, states = needed_mask(padding_mask[:, state.read :]), []
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x, layer_state = layer.step(x, mask, layer_state, velocities)
+            states.append(layer_state)
+        state = DecoderState(states, prev_output_tokens.shape[1], state.sentence)
+        self.set_incremental_state(incremental_state, STATE, state)
+        return self.layer_norm(x), None
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """`[..., C]` → logits `[..., V]`."""
+        return self.output_projection(features)
+
+    def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
+        """Move the hypotheses of a beam search: row i becomes what row new_order[i] was, int64 `[B']`."""
+        state = self.get_incremental_state(incremental_state, STATE)
+        if state is not None:
+            self.set_incremental_state(incremental_state, STATE, state.reorder(new_order))
+
+    def max_positions(self) -> int:
+        """The longest target, in tokens."""
+        return self.max_target_positions
+
+    def _embed(self, tokens: Tensor, padding_mask: Tensor, first: int) -> Tensor:
+        """Columns `first` and later of tokens `[B,N]` → `[B,N−first,C]`."""
+        x = self.scale * self.embedding(tokens[:, first:])
+        return self.dropout(x + self.positions.of_real_tokens(padding_mask, first).to(x.dtype))

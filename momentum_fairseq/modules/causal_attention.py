@@ -1,0 +1,52 @@
+"""Attention of a decoder that predicts word after word: causal over its own words, and over a source that stays the same."""
+
+from typing import Any
+
+from torch import Tensor
+
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionKind, AttentionOptions
+from momentum_fairseq.modules.multihead_attention import MultiheadAttention
+
+
+class CausalSelfAttention(MultiheadAttention):
+    """Every position reads itself and those before it: all positions at once, or the next ones with the state of the others.
+
+    Linear and momentum attention keep a state of constant size, softmax attention all keys and values.
+
+    Raises:
+        ValueError: as `MultiheadAttention`, or a kind that has no causal form.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, options: AttentionOptions) -> None:
+        super().__init__(embed_dim, num_heads, options)
+        if not has_causal_form(type(self.attention)):
+            causal = [name for name, kind in sorted(ATTENTION_KINDS.items()) if has_causal_form(kind)]
+            raise ValueError(f"{options.kind} attention has no causal form; choose from {', '.join(causal)}")
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """`[B,N,C]`, bool `[B,N]` (True = padding) → `[B,N,C]`."""
+        q, k, v = self.project_query(x), self.project_key(x), self.project_value(x)
+        return self._join(self.attention.causal(q, k, v, key_padding_mask))
+
+    def step(self, x: Tensor, key_padding_mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        """The next N positions `[B,N,C]` with their mask, and the state of those before (None = none) → `[B,N,C]`, new state."""
+        q, k, v = self.project_query(x), self.project_key(x), self.project_value(x)
+        out, state = self.attention.step(q, k, v, key_padding_mask, state)
+        return self._join(out), state
+
+
+class CrossAttention(MultiheadAttention):
+    """Multihead attention whose work on the source can be done once, before the queries come."""
+
+    def remember(self, source: Tensor, key_padding_mask: Tensor | None) -> Any:
+        """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`."""
+        return self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
+
+    def recall(self, query: Tensor, memory: Any) -> Tensor:
+        """`[B,N,C]` and what `remember` gave → `[B,N,C]`, as `forward` with that source."""
+        return self._join(self.attention.recall(self.project_query(query), memory))
+
+
+def has_causal_form(kind: Any) -> bool:
+    """Whether a class of attention computes `causal`."""
+    return kind.causal is not AttentionKind.causal
