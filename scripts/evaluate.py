@@ -1,34 +1,36 @@
-"""Score a refinement model: BLEU and chrF with sacreBLEU's signatures at several numbers of steps, and its speed.
+"""Score a model: BLEU and chrF with sacreBLEU's signatures at several numbers of decoder passes, and its speed.
 
-Sentences out must equal sentences in. BLEU is of detokenised text against the raw references; where the data was prepared
-lower-cased or already tokenised, text is compared as it was prepared and the JSON says so.
+A refinement model is scored with predicted and with oracle lengths; an autoregressive one (any of fairseq's `translation` task)
+with a beam. Sentences out must equal sentences in. The JSON keeps each sentence's BLEU statistics, for table.py's intervals.
 """
 
 import argparse
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
+from bootstrap import pack
+from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
-from run_record import hardware, run_record, write_json
-from sacrebleu.metrics import BLEU, CHRF
-from sacremoses import MosesDetokenizer
+from run_record import hardware, run_record, training_record, write_json
+from scoring import Scorer, describe_data
+from translating import Decoder, batches, decoders, speed
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
-from momentum_fairseq.refinement_generator import RefinementGenerator
 
-ADAPTIVE_MAX_STEPS = 10
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LEAST_RUNS = 3
 MODEL_SETTINGS = (
     *("embed_dim", "ffn_dim", "layers", "heads", "dropout", "feed_forward", "share_all_embeddings"),
-    *("attention", "attention_momentum", "attention_step_size", "attention_momentum_learned"),
-    *("connection", "connection_momentum", "connection_step_size"),
+    *("attention", "attention_momentum", "attention_step_size", "attention_momentum_learned", "attention_feature_map"),
+    *("connection", "connection_momentum", "connection_step_size", "connection_delta", "connection_ratio", "connection_chain"),
+    *("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_layers", "decoder_layers", "encoder_attention_heads"),
 )
+TASK_SETTINGS = ("train_steps", "denoising_probability", "corruption_rate", "stopping")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,15 +44,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", default=["predicted", "oracle"], choices=["predicted", "oracle"])
     parser.add_argument("--length-beam", type=int, default=1)
     parser.add_argument("--collapse-repeats", action="store_true", help="as the paper's published code does")
+    parser.add_argument("--beam", type=int, default=4, help="of an autoregressive model (4)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="tokens a batch when scoring")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model's weights and activations (float32)")
     parser.add_argument("--speed-runs", type=int, default=3, help="timed runs, the median counts; 0 times nothing")
     parser.add_argument("--speed-sentences", type=int, default=100, help="sentences timed at batch 1")
+    parser.add_argument("--hypotheses", type=Path, metavar="FOLDER", help="also write the translations, a file for each score")
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     options = parser.parse_args(arguments)
     for steps in options.steps:
         if steps != "adaptive" and not (steps.isdigit() and int(steps) > 0):
             parser.error(f"--steps {steps}: must be a positive number or 'adaptive'")
+    if options.speed_runs != 0 and options.speed_runs < LEAST_RUNS:
+        parser.error(f"--speed-runs {options.speed_runs}: a median wants at least {LEAST_RUNS}; 0 times nothing")
+    for name in ("length_beam", "beam", "max_tokens", "speed_sentences"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     if not options.checkpoint.is_file():
         parser.error(f"{options.checkpoint}: no such checkpoint")
     if not (options.data / "data-bin").is_dir():
@@ -58,78 +68,65 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def prepared_settings(folder: Path) -> dict[str, str]:
-    """The KEY=VALUE lines of prepare_parallel.sh's settings.txt."""
-    lines = (folder / "settings.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, FairseqTask]:
+    """The model as fairseq-generate would use it, its configuration and its task, on the data of this run."""
+    data = {"data": str(options.data / "data-bin"), "eval_bleu": False}
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], arg_overrides=data)
+    model = models[0].to(device, DTYPES[options.dtype]).eval()
+    model.prepare_for_inference_(cfg)
+    return model, cfg, task
 
 
-class Scorer:
-    """Turns tokens into text and scores it."""
-
-    def __init__(self, folder: Path, dictionary: Any) -> None:
-        settings = prepared_settings(folder)
-        self.folder, self.dictionary, self.language = folder, dictionary, settings["TARGET_LANG"]
-        self.lowercase, self.tokenized = settings["LOWERCASE"] == "1", settings["TOKENIZED"] == "1"
-        self.detokenizer = MosesDetokenizer(lang=self.language)
-
-    def references(self, split: str) -> list[str]:
-        return (self.folder / f"ref.{split}.{self.language}").read_text(encoding="utf-8").rstrip("\n").split("\n")
-
-    def text(self, tokens: torch.Tensor) -> str:
-        words = self.dictionary.string(tokens.int().cpu(), "@@ ")
-        return words if self.tokenized else self.detokenizer.detokenize(words.split())
-
-    def score(self, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
-        if len(hypotheses) != len(references):
-            raise SystemExit(f"error: {len(references)} sentences in, {len(hypotheses)} out; not scored")
-        bleu, chrf = BLEU(lowercase=self.lowercase), CHRF(lowercase=self.lowercase)
-        return {
-            "bleu": round(bleu.corpus_score(hypotheses, [references]).score, 2),
-            "bleu_signature": str(bleu.get_signature()),
-            "chrf": round(chrf.corpus_score(hypotheses, [references]).score, 2),
-            "chrf_signature": str(chrf.get_signature()),
-        }
+def measure_scores(
+    ways: Iterable[Decoder], task: FairseqTask, scorer: Scorer, device: torch.device, options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Every split's scores by each way of decoding; and split → the packed statistics of its scores, in the same order."""
+    scores, kept = [], {}
+    for split in options.splits:
+        samples, references = batches(task, split, device, max_tokens=options.max_tokens), scorer.references(split)
+        of_sentences = []
+        for way in ways:
+            translations = way.translate(samples)
+            hypotheses = [scorer.text(translations[number].tokens) for number in sorted(translations)]
+            score, sentences = scorer.score(hypotheses, references)
+            of_sentences.append(sentences)
+            mean_steps = round(statistics.mean(t.steps for t in translations.values()), 2)
+            scores.append({"split": split, "lengths": way.lengths, "steps": way.steps, **score, "mean_steps": mean_steps})
+            if options.hypotheses:
+                write_hypotheses(options.hypotheses, f"{split}.{way.lengths}.{way.steps.replace(' ', '')}", hypotheses)
+            print(
+                f"{split:5} {way.lengths:9} steps {way.steps:8} BLEU {score['bleu']:6.2f}  chrF {score['chrf']:6.2f}", flush=True
+            )
+        kept[split] = pack(of_sentences)
+    return scores, kept
 
 
-def batches(task: FairseqTask, split: str, device: torch.device, **limits: int) -> list[dict[str, Any]]:
-    """All batches of a split on the device, every sentence in one of them."""
-    task.load_dataset(split)
-    iterator = task.get_batch_iterator(task.dataset(split), max_positions=task.max_positions(), **limits)
-    return [utils.move_to_cuda(b) if device.type == "cuda" else b for b in iterator.next_epoch_itr(shuffle=False)]
+def write_hypotheses(folder: Path, name: str, hypotheses: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{name}.part"
+    part.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+    part.replace(folder / name)
 
 
-def translate(generator: RefinementGenerator, model: Any, samples: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Sentence number → its best hypothesis."""
-    return {
-        number: hypotheses[0]
-        for sample in samples
-        for number, hypotheses in zip(sample["id"].tolist(), generator.generate([model], sample), strict=True)
-    }
-
-
-def speed(
-    generator: RefinementGenerator, model: Any, samples: list[dict[str, Any]], device: torch.device, runs: int
-) -> dict[str, Any]:
-    """Target sub-words and sentences a second, warm; the median of `runs` and all of them."""
-    warm_up = translate(generator, model, samples[: max(1, len(samples) // 10)])
-    del warm_up
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        results = translate(generator, model, samples)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    tokens = sum(len(result["tokens"]) for result in results.values())
-    median = statistics.median(seconds)
-    return {
-        "sentences": len(results),
-        "subwords": tokens,
-        "subwords_per_second": round(tokens / median, 1),
-        "sentences_per_second": round(len(results) / median, 2),
-        "seconds_of_each_run": [round(s, 3) for s in seconds],
-    }
+def measure_speeds(
+    ways: list[Decoder], task: FairseqTask, device: torch.device, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Speeds on the last split at batch 1 and batched, with the first kind of length; batch 1 on sentences of all lengths."""
+    split = options.splits[-1]
+    batched = batches(task, split, device, max_tokens=options.max_tokens)
+    singles = batches(task, split, device, max_sentences=1)
+    singles = singles[:: max(1, len(singles) // options.speed_sentences)]
+    speeds = []
+    for way in (way for way in ways if way.lengths == ways[0].lengths):
+        for name, samples in (("1", singles), (f"{options.max_tokens} tokens", batched)):
+            result = speed(way, samples, device, options.speed_runs)
+            speeds.append({"split": split, "lengths": way.lengths, "steps": way.steps, "batch": name, **result})
+            print(
+                f"steps {way.steps:8} batch {name:12} {result['subwords_per_second']:9.1f} sub-words/s "
+                f"{result['sentences_per_second']:8.2f} sentences/s",
+                flush=True,
+            )
+    return speeds
 
 
 def main() -> None:
@@ -138,65 +135,30 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(options.checkpoint)], arg_overrides={"data": str(options.data / "data-bin"), "eval_bleu": False}
-    )
-    model = models[0].to(device).eval()
+    model, cfg, task = load(options, device)
     scorer = Scorer(options.data, task.target_dictionary)
-
-    def generator(steps: str, lengths: str) -> RefinementGenerator:
-        return RefinementGenerator(
-            task.target_dictionary,
-            max_steps=ADAPTIVE_MAX_STEPS if steps == "adaptive" else int(steps),
-            adaptive=steps == "adaptive",
-            stopping=str(task.cfg.stopping),
-            window=task.cfg.stopping_window,
-            length_beam=1 if lengths == "oracle" else options.length_beam,
-            oracle_length=lengths == "oracle",
-            collapse_repeats=options.collapse_repeats,
-        )
-
-    scores, speeds = [], []
-    for split in options.splits:
-        samples, references = batches(task, split, device, max_tokens=options.max_tokens), scorer.references(split)
-        for lengths in options.lengths:
-            for steps in options.steps:
-                results = translate(generator(steps, lengths), model, samples)
-                hypotheses = [scorer.text(results[i]["tokens"]) for i in sorted(results)]
-                row = {"split": split, "lengths": lengths, "steps": steps, **scorer.score(hypotheses, references)}
-                row["mean_steps"] = round(statistics.mean(r["steps"] for r in results.values()), 2)
-                scores.append(row)
-                print(f"{split:5} {lengths:9} steps {steps:8} BLEU {row['bleu']:6.2f}  chrF {row['chrf']:6.2f}", flush=True)
-    if options.speed_runs:
-        split = options.splits[-1]
-        batched = batches(task, split, device, max_tokens=options.max_tokens)
-        singles = batches(task, split, device, max_sentences=1)
-        stride = max(1, len(singles) // options.speed_sentences)
-        for steps in options.steps:
-            for name, samples in (("1", singles[::stride]), (f"{options.max_tokens} tokens", batched)):
-                result = speed(generator(steps, "predicted"), model, samples, device, options.speed_runs)
-                speeds.append({"split": split, "steps": steps, "batch": name, **result})
-                print(
-                    f"steps {steps:8} batch {name:12} {result['subwords_per_second']:9.1f} sub-words/s "
-                    f"{result['sentences_per_second']:8.2f} sentences/s",
-                    flush=True,
-                )
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(options.checkpoint))
+    ways = decoders(task, model, options)
+    scores, kept = measure_scores(ways, task, scorer, device, options)
+    speeds = measure_speeds(ways, task, device, options) if options.speed_runs else []
     write_json(
         options.out,
         {
             "name": options.name or options.checkpoint.resolve().parent.name,
             **run_record(sys.argv),
             **hardware(device),
+            "dtype": options.dtype,
             "text": {"lowercased": scorer.lowercase, "tokenized": scorer.tokenized},
+            "data": describe_data(options.data, {split: scorer.references(split) for split in options.splits}),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},
+            "task": {key: getattr(cfg.task, key) for key in TASK_SETTINGS if hasattr(cfg.task, key)},
             "parameters": sum(p.numel() for p in model.parameters()),
-            "updates": state["optimizer_history"][-1]["num_updates"],
+            **training_record(options.checkpoint),
             "seed": cfg.common.seed,
             "length_beam": options.length_beam,
             "collapse_repeats": options.collapse_repeats,
             "scores": scores,
             "speeds": speeds,
+            "sentence_statistics": kept,
         },
     )
 

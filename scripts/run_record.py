@@ -30,7 +30,10 @@ def run_record(command: list[str]) -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """The commit of this tree, `-dirty` behind it where tracked files differ; `unknown` outside a checkout."""
+    """The commit of this tree, `-dirty` behind it where tracked files differ.
+
+    Outside a checkout what the variable MOMENTUM_REVISION says, or `unknown`.
+    """
     try:
         return subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
@@ -39,7 +42,18 @@ def git_revision() -> str:
             text=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("MOMENTUM_REVISION", "unknown")
+
+
+def training_record(checkpoint: Path) -> dict[str, Any]:
+    """Updates of a checkpoint and those its training was to have, and the revisions that trained it where they were noted."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    noted = checkpoint.parent / "revision.txt"
+    return {
+        "updates": state["optimizer_history"][-1]["num_updates"],
+        "max_update": state["cfg"]["optimization"]["max_update"],
+        "training_revisions": noted.read_text(encoding="utf-8").split() if noted.is_file() else [],
+    }
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -1,116 +1,197 @@
-"""Make Markdown tables, and with --plot a picture, from the JSON files that evaluate.py wrote.
+"""Make Markdown tables, and with --plot a picture, from the JSON files that evaluate.py wrote, and from them alone.
 
-BLEU of each row after each number of steps, one table for each set and kind of length, and the speeds.
+BLEU and chrF of each row after each number of decoder passes, one table for each set and kind of length; the differences to a
+baseline with their significance; the speeds; beside the papers' numbers where the data is IWSLT'16.
 """
 
 import argparse
-import json
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-Result = dict[str, Any]
+from bootstrap import difference, half_interval, signature
+from plot_results import plot
+from results import Key, Result, Row, group_rows, read_results, shared_marks
+
+# Nguyen et al. 2022, Table 5: BLEU and tokens a second. Lee et al. 2018, dev set, after 1, 2, 5, 10 passes and adaptive.
+PAPER = {
+    "softmax": (24.34, 5104),
+    "linear": (21.37, 1382),
+    "momentum": (22.11, 1398),
+    "connection": (22.14, 1403),
+    "adaptive": (22.20, 1410),
+}
+PAPER_CORPUS = "IWSLT'16 en-de, validation on tst2013, test on tst2014"  # as prepare_iwslt16.sh names it
+LEE = {"1": 22.20, "2": 24.82, "5": 26.58, "10": 27.11, "adaptive": 27.01}
 
 
-def read_results(files: list[Path]) -> dict[str, list[Result]]:
-    """Row name → its results (one a seed), rows in the order of the files."""
-    rows: dict[str, list[Result]] = defaultdict(list)
-    for file in files:
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            result["scores"], result["speeds"], rows[result["name"]].append(result)
-        except (OSError, ValueError, KeyError) as error:
-            raise SystemExit(f"error: {file}: not a result of evaluate.py ({error!r})") from error
-    return rows
-
-
-def in_order(values: list[str]) -> list[str]:
+def in_order(values: Iterable) -> list:
     """Each value once, in the order of the first appearance."""
     return list(dict.fromkeys(values))
 
 
-def cell(values: list[float], digits: int) -> str:
-    """The mean, ± the standard deviation over seeds where there are several; empty where nothing was run."""
+def cell(values: list[float], digits: int, interval: float | None = None) -> str:
+    """The mean, ± the standard deviation over seeds or one seed's interval; empty where nothing was run."""
     if not values:
         return ""
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
+    spread = stdev(values) if len(values) > 1 else interval
+    return f"{mean(values):.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
-def score_table(rows: dict[str, list[Result]], split: str, lengths: str, metric: str = "bleu") -> str:
+def steps_of(rows: list[Row], split: str, lengths: str) -> list[str]:
+    return in_order(key[2] for row in rows for r in row.results for key in r.scores if key[:2] == (split, lengths))
+
+
+def is_iwslt16(rows: list[Row]) -> bool:
+    """Whether all rows were trained on and scored with the corpus of the papers' tables."""
+    results = [r for row in rows for r in row.results]
+    return all((r.data.get("corpus") or "").startswith(PAPER_CORPUS) for r in results)
+
+
+def score_table(rows: list[Row], split: str, lengths: str, metric: str = "bleu") -> str:
     """Rows × steps of one metric on one set."""
-    scores = [s for results in rows.values() for r in results for s in r["scores"]]
-    steps = in_order([s["steps"] for s in scores])
-    lines = []
-    for name, results in rows.items():
-        chosen = [s for r in results for s in r["scores"] if (s["split"], s["lengths"]) == (split, lengths)]
-        lines.append([name, *(cell([s[metric] for s in chosen if s["steps"] == step], 2) for step in steps)])
-    return markdown([f"{metric} {split}, {lengths} length", *steps], lines)
+    steps, lines = steps_of(rows, split, lengths), []
+    for row in rows:
+        cells = []
+        for key in ((split, lengths, step) for step in steps):
+            resampled = row.resampled(key) if metric == "bleu" else None
+            cells.append(cell(row.values(key, metric), 2, None if resampled is None else half_interval(resampled)))
+        lines.append([row.label, *cells] if any(cells) else [])
+    if metric == "bleu" and (split, lengths) == ("valid", "predicted") and is_iwslt16(rows):
+        lines.append(["Lee et al. 2018", *(f"{LEE[step]:.2f}" if step in LEE else "" for step in steps)])
+    return markdown([f"{metric} {split}, {lengths} length", *steps], list(filter(None, lines)))
 
 
-def speed_table(rows: dict[str, list[Result]]) -> str:
-    """Rows × (batch, steps): target sub-words and sentences a second."""
-    speeds = [s for results in rows.values() for r in results for s in r["speeds"]]
-    kinds = in_order([(s["batch"], s["steps"]) for s in speeds])
+def difference_table(rows: list[Row], baseline: Row, split: str, lengths: str) -> str:
+    """Rows × steps: BLEU less the baseline's, half its 95 % interval and the p-value, where both kept their sentences."""
+    steps = [step for step in steps_of(rows, split, lengths) if baseline.values((split, lengths, step), "bleu")]
+    lines = [[r.label, *(difference_cell(r, baseline, (split, lengths, s)) for s in steps)] for r in rows if r is not baseline]
+    return markdown([f"bleu {split}, {lengths} length, less {baseline.label}", *steps], [x for x in lines if any(x[1:])])
+
+
+def difference_cell(row: Row, baseline: Row, key: Key) -> str:
+    own, other = row.mean(key), baseline.mean(key)
+    if own is None or other is None:
+        return ""
+    resampled, resampled_baseline = row.resampled(key), baseline.resampled(key)
+    if resampled is None or resampled_baseline is None:
+        return f"{own - other:+.2f}"
+    result = difference(own - other, resampled, resampled_baseline)
+    return f"{result.value:+.2f} ± {result.interval:.2f} (p {result.p_value:.3f})"
+
+
+def speed_table(rows: list[Row]) -> str:
+    """(Batch, steps) × rows: target sub-words and sentences a second."""
+    speeds = {row.label: [speed for r in row.results for speed in r["speeds"]] for row in rows}
+    speeds = {label: of_row for label, of_row in speeds.items() if of_row}
+    kinds = in_order((speed["batch"], speed["steps"]) for of_row in speeds.values() for speed in of_row)
     lines = []
-    for name, results in rows.items():
-        line = [name]
-        for kind in kinds:
-            chosen = [s for r in results for s in r["speeds"] if (s["batch"], s["steps"]) == kind]
-            words, sentences = (cell([s[f"{unit}_per_second"] for s in chosen], 0) for unit in ("subwords", "sentences"))
+    for kind in sorted(kinds, key=lambda kind: kind[0] != "1"):
+        line = [f"batch {kind[0]}, steps {kind[1]}"]
+        for of_row in speeds.values():
+            chosen = [speed for speed in of_row if (speed["batch"], speed["steps"]) == kind]
+            words, sentences = (cell([speed[f"{unit}_per_second"] for speed in chosen], 0) for unit in ("subwords", "sentences"))
             line.append(f"{words} ({sentences})" if words else "")
         lines.append(line)
-    return markdown(["sub-words/s (sentences/s)", *(f"batch {batch}, steps {steps}" for batch, steps in kinds)], lines)
+    return markdown(["sub-words/s (sentences/s)", *speeds], lines)
 
 
-def conditions(rows: dict[str, list[Result]]) -> str:
-    """What the figures were made with: one line for each different setting, and the signatures."""
-    results = [r for group in rows.values() for r in group]
-    what = "{date}, {device}, {threads} threads, {updates} updates, revision {git_revision}"
-    lines = in_order([what.format(**r) for r in results])
-    scores = [s for r in results for s in r["scores"]]
+def paper_table(rows: list[Row], steps: str = "10") -> str:
+    """Our rows after `steps` passes with predicted lengths beside Table 5 of the paper; empty where nothing was run."""
+    own: dict[str, list[Row]] = {name: [] for name in PAPER}
+    for row in rows:
+        own.setdefault(row.name, []).append(row)
+    lines = []
+    for name, of_name in own.items():
+        paper = [f"{PAPER[name][0]:.2f}", str(PAPER[name][1])] if name in PAPER else ["", ""]
+        for row in of_name or [Row(name, name, [])]:
+            scores = [cell(row.values((split, "predicted", steps), "bleu"), 2) for split in ("valid", "test")]
+            chosen = [s for r in row.results for s in r["speeds"] if (s["batch"], s["steps"]) == ("1", steps)]
+            lines.append([row.label, *scores, cell([s["subwords_per_second"] for s in chosen], 0), *paper])
+    header = [f"{steps} steps", "bleu valid", "bleu test", "sub-words/s, batch 1", "paper's BLEU", "paper's tokens/s"]
+    return markdown(header, lines)
+
+
+def conditions(rows: list[Row], baseline: Row | None) -> str:
+    """What the figures were made with: one line for each different setting, the data, the signatures, what ± means."""
+    results = [r for row in rows for r in row.results]
+    lines = in_order(condition(r) for r in results) + in_order(data_line(r) for r in results if r.data)
+    if shared_marks(results):
+        lines.append(f"all rows: {', '.join(shared_marks(results))}")
+    scores = [s for r in results for s in r.scores.values()]
     lines += in_order([f"BLEU {s['bleu_signature']}" for s in scores] + [f"chrF {s['chrf_signature']}" for s in scores])
+    if any(r.statistics for r in results):
+        note = "; p: two-sided, of the difference being chance" if baseline else ""
+        how = "paired bootstrap over sentences, bs:{bs}|seed:{seed}".format(**signature())
+        lines.append(f"± of one seed: half the 95 % interval ({how}){note}")
+    if any(len(row.results) > 1 for row in rows):
+        lines.append("± of several seeds: the standard deviation over them")
+    if is_iwslt16(rows):
+        their_protocol = "the dev set with reference lengths and repeats removed, and counts source words as tokens"
+        lines.append(f"papers: Nguyen et al. 2022, Table 5, whose code scores {their_protocol}; Lee et al. 2018, dev set")
     return "\n".join(f"- {line}" for line in lines)
 
 
-def plot(rows: dict[str, list[Result]], split: str, file: Path) -> None:
-    """BLEU against the number of steps, predicted (solid) and oracle (dashed) length."""
-    import matplotlib.pyplot as plt
+def condition(result: Result) -> str:
+    updates = f"{result['updates']} updates"
+    if result.content.get("max_update", result["updates"]) != result["updates"]:
+        updates = f"best of {result['max_update']} updates at {result['updates']}"
+    if result.content.get("training_revisions"):
+        updates += f" by revision {', '.join(result['training_revisions'])}"
+    return f"{result['date']}, {result['device']}, {result['threads']} threads, {updates}, revision {result['git_revision']}"
 
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for color, (name, results) in enumerate(rows.items()):
-        for lengths, style in (("predicted", "-"), ("oracle", "--")):
-            points: dict[int, list[float]] = defaultdict(list)
-            for score in (s for r in results for s in r["scores"]):
-                if (score["split"], score["lengths"]) == (split, lengths) and score["steps"].isdigit():
-                    points[int(score["steps"])].append(score["bleu"])
-            label = name if lengths == "predicted" else None
-            axes.plot(list(points), [mean(p) for p in points.values()], style, color=f"C{color}", marker="o", label=label)
-    axes.set(xlabel="decoder passes", ylabel=f"BLEU, {split}", title="solid: predicted length, dashed: oracle length")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(file, dpi=120)
+
+def data_line(result: Result) -> str:
+    data, text = result.data, result["text"]
+    traits = {
+        "a substitute training set": data.get("substitute"),
+        "distilled targets": data.get("distilled"),
+        "lower-cased": text["lowercased"],
+        "scored as tokenised": text["tokenized"],
+    }
+    sets = ", ".join(f"{split} {s['name']} ({s['sentences']} sentences)" for split, s in data["sets"].items())
+    return ", ".join([f"data {data['corpus'] or data['languages']}", sets, *(trait for trait, holds in traits.items() if holds)])
+
+
+def find_baseline(rows: list[Row], name: str) -> Row:
+    """The row of this label, or the only one of this name.
+
+    Raises:
+        SystemExit: none or several.
+    """
+    found = [row for row in rows if row.label == name] or [row for row in rows if row.name == name]
+    if len(found) != 1:
+        labels = "; ".join(row.label for row in rows)
+        raise SystemExit(f"error: --baseline {name}: {'no such row' if not found else 'several rows'}; there are: {labels}")
+    return found[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw BLEU on the last set against the steps")
+    parser.add_argument("--baseline", metavar="ROW", help="also the differences to this row, with p-values")
+    parser.add_argument("--metrics", nargs="+", default=["bleu"], choices=["bleu", "chrf"], help="a table for each (bleu)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw BLEU against steps and speed, and speed against length")
     options = parser.parse_args()
-    rows = read_results(options.files)
-    scores = [s for results in rows.values() for r in results for s in r["scores"]]
-    for split, lengths in in_order([(s["split"], s["lengths"]) for s in scores]):
-        print(score_table(rows, split, lengths), end="\n\n")
-    if any(r["speeds"] for results in rows.values() for r in results):
+    results = read_results(options.files)
+    rows = group_rows(results)
+    baseline = find_baseline(rows, options.baseline) if options.baseline else None
+    if is_iwslt16(rows):
+        print(paper_table(rows), end="\n\n")
+    for split, lengths in in_order(key[:2] for r in results for key in r.scores):
+        for metric in options.metrics:
+            print(score_table(rows, split, lengths, metric), end="\n\n")
+        if baseline:
+            print(difference_table(rows, baseline, split, lengths), end="\n\n")
+    if any(r["speeds"] for r in results):
         print(speed_table(rows), end="\n\n")
-    print(conditions(rows))
+    print(conditions(rows, baseline))
     if options.plot:
-        plot(rows, scores[-1]["split"], options.plot)
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":

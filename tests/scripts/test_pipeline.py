@@ -77,10 +77,10 @@ def test_the_table_has_a_mean_and_spread_over_seeds_and_refuses_other_files(quic
     out, *_ = quickstart
     scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     for seed, bleu in enumerate((10.0, 12.0)):
-        scores["scores"][0]["bleu"] = bleu
+        scores["scores"][0]["bleu"], scores["seed"] = bleu, seed
         (tmp_path / f"{seed}.json").write_text(json.dumps(scores), encoding="utf-8")
     table = run("scripts/table.py", tmp_path / "0.json", tmp_path / "1.json")
-    assert "| quickstart | 11.00 ± 1.41 |" in table.stdout
+    assert "| quickstart, 2 seeds | 11.00 ± 1.41 |" in table.stdout
     (tmp_path / "2.json").write_text("{}", encoding="utf-8")
     assert "2.json: not a result of evaluate.py" in run("scripts/table.py", tmp_path / "2.json").stderr
 

@@ -1,0 +1,188 @@
+"""evaluate.py on small models of random weights: refinement and autoregressive."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import setup_task
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import bootstrap  # noqa: E402
+import evaluate  # noqa: E402
+import translating  # noqa: E402
+
+NAT = ["--task=translation_nat", "--arch=momentum_nat_tiny", "--criterion=nat_refinement_loss"]
+AUTOREGRESSIVE = [
+    *("--task=translation", "--arch=transformer_iwslt_de_en", "--encoder-layers=1", "--decoder-layers=1"),
+    *("--encoder-embed-dim=16", "--decoder-embed-dim=16", "--encoder-ffn-embed-dim=16", "--decoder-ffn-embed-dim=16"),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus as prepare_parallel.sh leaves it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "data-bin").symlink_to(corpus / "bin")
+    for split in ("valid", "test"):
+        (folder / f"ref.{split}.tgt").write_text((corpus / f"{split}.tgt").read_text())
+    settings = {"SOURCE_LANG": "src", "TARGET_LANG": "tgt", "VALID": "val", "TEST": "made", "LOWERCASE": "0", "TOKENIZED": "1"}
+    lines = [f"{key}={value}" for key, value in {**settings, "CORPUS": "numbers, a substitute", "DISTILLED": "1"}.items()]
+    (folder / "settings.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A checkpoint of an untrained model, as fairseq-train would name its parts."""
+
+    def build(flags: list[str]) -> Path:
+        parser = options.get_training_parser()
+        args = options.parse_args_and_arch(parser, [str(corpus / "bin"), "-s", "src", "-t", "tgt", "--max-update=9", *flags])
+        cfg = convert_namespace_to_omegaconf(args)
+        task = setup_task(cfg.task)
+        torch.manual_seed(cfg.common.seed)
+        model = task.build_model(cfg.model)
+        file = tmp_path_factory.mktemp("model") / "checkpoint_best.pt"
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        history = [{"num_updates": 7, "best_loss": None}]
+        state = {"args": None, "cfg": plain, "model": model.state_dict(), "optimizer_history": history, "extra_state": {}}
+        torch.save(state, file)
+        (file.parent / "revision.txt").write_text("abc\n")
+        return file
+
+    return build
+
+
+@pytest.fixture
+def run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """evaluate.py in this process: the JSON that it writes."""
+
+    def call(model: Path, *flags: str, data: Path = prepared) -> dict:
+        out = tmp_path / "result.json"
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, (data, model, out)), "--cpu", *flags])
+        evaluate.main()
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def nat(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint(NAT)
+
+
+def test_a_result_says_what_was_scored_how_and_on_what(nat, run, prepared):
+    result = run(nat, "--name=softmax", "--steps", "1", "3", "--speed-runs=3", "--speed-sentences=5", "--max-tokens=100")
+    assert result["name"] == "softmax"
+    assert (result["updates"], result["max_update"], result["training_revisions"], result["seed"]) == (7, 9, ["abc"], 1)
+    assert result["model"]["attention"] == "momentum" and result["parameters"] > 0 and result["dtype"] == "float32"
+    keys = [(s["split"], s["lengths"], s["steps"]) for s in result["scores"]]
+    assert keys == [(a, b, c) for a in ("valid", "test") for b in ("predicted", "oracle") for c in ("1", "3")]
+    assert {s["bleu_signature"].split("|")[0] for s in result["scores"]} == {"nrefs:1"}
+    assert [(s["steps"], s["batch"]) for s in result["speeds"]] == [(a, b) for a in "13" for b in ("1", "100 tokens")]
+    assert all(len(s["seconds_of_each_run"]) == 3 and s["subwords_per_second"] > 0 for s in result["speeds"])
+    data = result["data"]
+    assert (data["corpus"], data["substitute"], data["distilled"]) == ("numbers, a substitute", True, True)
+    assert data["sets"]["test"]["sentences"] == 30 and data["sets"]["valid"]["name"] == "val"
+
+
+def test_the_kept_sentences_give_the_scores(nat, run):
+    result = run(nat, "--steps", "1", "2", "--speed-runs=0")
+    for split, sentences in (("valid", 41), ("test", 30)):
+        kept = bootstrap.unpack(result["sentence_statistics"][split], sentences)
+        scores = [s["bleu"] for s in result["scores"] if s["split"] == split]
+        assert [round(bootstrap.corpus_bleu(statistics), 2) for statistics in kept] == scores
+        assert len(scores) == 4
+
+
+def test_an_autoregressive_model_is_scored_with_a_beam(checkpoint, run, tmp_path):
+    flags = ("--splits", "test", "--beam=2", "--speed-runs=3", "--speed-sentences=2", "--hypotheses", str(tmp_path / "text"))
+    result = run(checkpoint(AUTOREGRESSIVE), *flags)
+    (score,) = result["scores"]
+    assert (score["lengths"], score["steps"]) == ("predicted", "beam 2")
+    assert {speed["steps"] for speed in result["speeds"]} == {"beam 2"}
+    assert result["model"]["encoder_layers"] == 1
+    text = (tmp_path / "text" / "test.predicted.beam2").read_text(encoding="utf-8")
+    assert text.count("\n") == 30
+
+
+def test_a_beams_words_and_eos_are_its_steps():
+    class Beam:
+        def generate(self, models, sample):
+            return [[{"tokens": torch.tensor([5, 6, 2])}]]
+
+    (translation,) = translating.Decoder(None, Beam(), "predicted", "beam 4").translate([{"id": torch.tensor([3])}]).values()
+    assert translation.tokens.tolist() == [5, 6] and translation.steps == 3
+
+
+def test_the_published_protocol_is_named_in_the_result(nat, run):
+    result = run(nat, "--splits", "test", "--steps", "2", "--lengths", "oracle", "--collapse-repeats", "--speed-runs=3")
+    assert result["collapse_repeats"] is True
+    assert {entry["lengths"] for entry in result["scores"] + result["speeds"]} == {"oracle"}
+
+
+def test_bfloat16_is_named_in_the_result(nat, run):
+    result = run(nat, "--splits", "test", "--steps", "2", "--lengths", "predicted", "--speed-runs=0", "--dtype=bfloat16")
+    assert result["dtype"] == "bfloat16"
+    assert result["scores"][0]["bleu"] >= 0
+
+
+def test_speed_by_length_takes_the_median_run_of_each_class():
+    classes = translating.speed_by_length([1, 10, 11, 25], [2, 4, 6, 8], [[1, 1, 9, 2], [2, 2, 2, 2], [1, 9, 1, 2]])
+    expected = [([1, 10], 2, 1.5), ([11, 20], 1, 3.0), ([21, 30], 1, 4.0)]
+    assert [(c["source_subwords"], c["sentences"], c["subwords_per_second"]) for c in classes] == expected
+
+
+def test_other_numbers_of_references_are_refused(nat, run, prepared, tmp_path):
+    for file in prepared.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "ref.test.tgt").unlink()
+    (tmp_path / "ref.test.tgt").write_text("one\ntwo\n")
+    with pytest.raises(SystemExit, match="2 sentences in, 30 out; not scored"):
+        run(nat, "--splits", "test", "--speed-runs=0", data=tmp_path)
+    (tmp_path / "ref.test.tgt").unlink()
+    with pytest.raises(SystemExit, match=r"ref\.test\.tgt: no such file"):
+        run(nat, "--splits", "test", "--speed-runs=0", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--steps", "0"], "--steps 0: must be a positive number"),
+        (["--speed-runs=2"], "a median wants at least 3"),
+        (["--beam=0"], "--beam 0: must be at least 1"),
+    ],
+)
+def test_flags_out_of_range_are_refused(flags, complaint, nat, run, capsys):
+    with pytest.raises(SystemExit):
+        run(nat, *flags)
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_path):
+    import run_record
+
+    monkeypatch.setattr(run_record, "ROOT", tmp_path)
+    monkeypatch.setenv("MOMENTUM_REVISION", "1234")
+    assert run_record.git_revision() == "1234"
+    monkeypatch.delenv("MOMENTUM_REVISION")
+    assert run_record.git_revision() == "unknown"
+
+
+def test_options_of_a_refinement_reach_its_generator(build_task):
+    task = build_task()
+    options = Namespace(length_beam=3, collapse_repeats=True)
+    predicted = translating.refinement(task, options, "predicted", "adaptive")
+    assert (predicted.length_beam, predicted.adaptive, predicted.max_steps) == (3, True, translating.ADAPTIVE_MAX_STEPS)
+    oracle = translating.refinement(task, options, "oracle", "5")
+    assert (oracle.length_beam, oracle.oracle_length, oracle.adaptive, oracle.max_steps) == (1, True, False, 5)
+    assert oracle.collapse_repeats

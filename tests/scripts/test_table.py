@@ -1,0 +1,187 @@
+"""table.py on results made up for the purpose."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sacrebleu.metrics import BLEU
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import bootstrap  # noqa: E402
+import table  # noqa: E402
+
+REFERENCES = [f"sentence {i} is made of some words and the number {i * 7}" for i in range(50)]
+SIGNATURES = {"bleu_signature": "nrefs:1|case:mixed", "chrf_signature": "nrefs:1|nc:6"}
+Make = Callable[..., Path]
+
+
+def statistics(wrong: int) -> list[list[int]]:
+    """Of a system that drops the last word of each `wrong`-th sentence."""
+    lines = [line.rsplit(" ", 1)[0] if i % wrong == 0 else line for i, line in enumerate(REFERENCES)]
+    return BLEU()._extract_corpus_statistics(lines, [REFERENCES])
+
+
+def bleu(wrong: int) -> float:
+    return round(BLEU()._aggregate_and_compute(statistics(wrong)).score, 2)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write a result of a row with kept sentences; keyword arguments replace entries."""
+
+    def write(name: str, wrong: int = 2, seed: int = 1, steps: tuple[str, ...] = ("1", "10"), **entries: Any) -> Path:
+        scores = [
+            {"split": "valid", "lengths": "predicted", "steps": s, "bleu": bleu(wrong), "chrf": 50.0, **SIGNATURES} for s in steps
+        ]
+        sets = {"valid": {"name": "tst2013", "sentences": 50, "sha256": "aa"}}
+        result = {
+            **{"name": name, "date": "2026-01-02", "device": "a processor", "threads": 1, "git_revision": "abc"},
+            **{"updates": 7, "max_update": 7, "seed": seed, "text": {"lowercased": False, "tokenized": False}},
+            "data": {"corpus": "Multi30k", "substitute": False, "distilled": False, "languages": "en-de", "sets": sets},
+            **{"scores": scores, "speeds": []},
+            "sentence_statistics": {"valid": bootstrap.pack([statistics(wrong)] * len(steps))},
+        }
+        file = tmp_path / f"{name}-{seed}-{len(list(tmp_path.iterdir()))}.json"
+        file.write_text(json.dumps({**result, **entries}), encoding="utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture
+def print_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What table.py prints."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["table.py", *map(str, arguments)])
+        table.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def cells(text: str, start: str) -> list[str]:
+    """The cells of the line of a table that begins with `start`."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_one_seed_has_an_interval_and_a_difference_with_its_p_value(make, print_table):
+    text = print_table(make("linear", 2), make("adaptive", 5), "--baseline", "linear")
+    interval = bootstrap.half_interval(bootstrap.resample(bootstrap.unpack(bootstrap.pack([statistics(2)]), 50)[0]))
+    assert cells(text, "linear") == [f"{bleu(2):.2f} ± {interval:.2f}"] * 2
+    (difference, _) = cells(text.split("less linear")[1], "adaptive")
+    assert difference.startswith(f"{bleu(5) - bleu(2):+.2f} ± ") and re.search(r"\(p 0\.00\d\)$", difference)
+    assert "bs:1000|seed:12345" in text
+
+
+def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
+    text = print_table(make("linear", 2, seed=1), make("linear", 4, seed=2), make("adaptive", 5), "--baseline", "linear")
+    mean, deviation = (bleu(2) + bleu(4)) / 2, abs(bleu(2) - bleu(4)) / 2**0.5
+    assert cells(text, "linear, 2 seeds")[0] == f"{mean:.2f} ± {deviation:.2f}"
+    assert cells(text.split("less linear, 2 seeds")[1], "adaptive")[0].startswith(f"{bleu(5) - mean:+.2f} ± ")
+    assert "the standard deviation over them" in text
+
+
+def test_results_without_kept_sentences_have_no_interval(print_table):
+    files = sorted((ROOT / "examples/multi30k_en_de/results/small").glob("*-seed1.json"))
+    text = print_table(*files, "--baseline", "linear")
+    assert len(files) >= 4
+    assert "±" not in text and "(p " not in text
+    assert cells(text.split("| bleu test, predicted")[1].split("\n\n")[0], "linear")[0] == "11.51"
+    assert cells(text.split("| bleu test, predicted length, less")[1].split("\n\n")[0], "softmax")[0] == "+0.03"
+
+
+def test_the_teacher_has_a_column_of_its_own(make, print_table):
+    text = print_table(make("softmax"), make("teacher", steps=("beam 4",)))
+    assert "| 1 | 10 | beam 4 |" in text
+    assert cells(text, "softmax")[2] == "" and cells(text, "teacher")[:2] == ["", ""] and cells(text, "teacher")[2]
+
+
+def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
+    text = print_table(make("softmax"))
+    assert "24.34" not in text and "Lee" not in text
+    data = json.loads(make("x").read_text())["data"]
+    text = print_table(make("softmax", data={**data, "corpus": table.PAPER_CORPUS}))
+    papers, ours = text.split("\n\n", 1)
+    assert cells(papers, "softmax") == [f"{bleu(2):.2f}", "", "", "24.34", "5104"]
+    assert cells(papers, "adaptive") == ["", "", "", "22.20", "1410"]
+    assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11"]
+    text = print_table(make("softmax", data={**data, "corpus": "TED mix en-de: a substitute for IWSLT'16", "substitute": True}))
+    assert "24.34" not in text
+
+
+def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
+    data = json.loads(make("x").read_text())["data"]
+    distilled = {**data, "distilled": True}
+    both = [make("linear", data=distilled), make("linear", data=distilled, collapse_repeats=True)]
+    text = print_table(*both)
+    assert cells(text, "linear") and cells(text, "linear, repeats removed")
+    assert "- all rows: distilled" in text
+    text = print_table(*both, make("linear"))
+    assert cells(text, "linear, distilled, repeats removed") and cells(text, "linear, distilled") and cells(text, "linear")
+
+
+def test_speeds_stand_in_one_table(make, print_table, tmp_path):
+    classes = [{"source_subwords": [1, 10], "sentences": 3, "subwords_per_second": 50.0}]
+    speed = {"split": "valid", "steps": "10", "batch": "1", "subwords_per_second": 100.4, "sentences_per_second": 5.2}
+    speeds = [{**speed, "batch": "4096 tokens"}, {**speed, "by_length": classes}]
+    text = print_table(make("linear", speeds=speeds), make("softmax"), "--plot", tmp_path / "a.png")
+    assert cells(text, "batch 1, steps 10") == ["100 (5)"]
+    assert text.index("batch 1,") < text.index("batch 4096 tokens,")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_conditions_say_what_the_figures_were_made_with(make, print_table):
+    text = print_table(make("linear", max_update=9, training_revisions=["def"]))
+    assert "2026-01-02, a processor, 1 threads, best of 9 updates at 7 by revision def, revision abc" in text
+    assert "data Multi30k, valid tst2013 (50 sentences)" in text
+    assert "BLEU nrefs:1|case:mixed" in text
+
+
+def test_results_of_different_test_sets_are_refused(make, print_table):
+    data = json.loads(make("x").read_text())["data"]
+    other = {**data, "sets": {"valid": {"name": "tst2012", "sentences": 51, "sha256": "bb"}}}
+    with pytest.raises(SystemExit, match=r"different valid sets \(50 sentences of tst2013, 51 of tst2012\)"):
+        print_table(make("linear"), make("softmax", data=other, sentence_statistics={}))
+    with pytest.raises(SystemExit, match="lowercased"):
+        print_table(make("linear"), make("softmax", text={"lowercased": True, "tokenized": False}))
+    scores = json.loads(make("x").read_text())["scores"]
+    newer = [{**score, "bleu_signature": "nrefs:1|case:lc"} for score in scores]
+    with pytest.raises(SystemExit, match="other signatures"):
+        print_table(make("linear"), make("softmax", scores=newer))
+
+
+def test_files_that_are_no_results_are_refused(make, print_table, tmp_path):
+    file = tmp_path / "other.json"
+    for content in ("", "[]", "{}", '{"name": "x"}'):
+        file.write_text(content)
+        with pytest.raises(SystemExit, match=r"other\.json: not a result of evaluate\.py"):
+            print_table(file)
+    scores = json.loads(make("x").read_text())["scores"]
+    del scores[1]["bleu"]
+    with pytest.raises(SystemExit, match=r"scores\[1\]: no bleu; evaluate the checkpoint anew"):
+        print_table(make("linear", scores=scores))
+    with pytest.raises(SystemExit, match="No such file"):
+        print_table(tmp_path / "none.json")
+
+
+def test_kept_sentences_that_do_not_fit_the_scores_are_refused(make, print_table):
+    with pytest.raises(SystemExit, match="has 2 scores, but sentences of 1"):
+        print_table(make("linear", sentence_statistics={"valid": bootstrap.pack([statistics(2)])}))
+    short = bootstrap.pack([statistics(2)[:49]] * 2)
+    with pytest.raises(SystemExit, match="can't be read for 50 sentences"):
+        print_table(make("linear", sentence_statistics={"valid": short}))
+
+
+def test_a_row_given_twice_or_an_unknown_baseline_is_refused(make, print_table):
+    with pytest.raises(SystemExit, match="both of row linear, seed 1"):
+        print_table(make("linear"), make("linear"))
+    with pytest.raises(SystemExit, match="--baseline momentum: no such row; there are: linear"):
+        print_table(make("linear"), "--baseline", "momentum")
