@@ -76,8 +76,8 @@ class MomentumConnection(nn.Module):
 
     def forward(self, x: Tensor, a: Tensor, state: ConnectionState | None = None) -> tuple[Tensor, ConnectionState]:
         """`[B,N,C]`, `[B,N,C]` → `[B,N,C]` and the state for the next sub-layer."""
-        velocity = a if state is None else self.momentum * state.velocity + a
-        return x + self.step_size * velocity, ConnectionState(velocity, a, None)
+        velocity = a if state is None else torch.add(a, state.velocity, alpha=self.momentum)
+        return torch.add(x, velocity, alpha=self.step_size), ConnectionState(velocity, a, None)
 
 
 class AdaptiveMomentumConnection(nn.Module):
@@ -97,16 +97,16 @@ class AdaptiveMomentumConnection(nn.Module):
     def forward(self, x: Tensor, a: Tensor, state: ConnectionState | None = None) -> tuple[Tensor, ConnectionState]:
         """`[B,N,C]`, `[B,N,C]` → `[B,N,C]` and the state for the next sub-layer."""
         if state is None:
-            return x + self.step_size * a, ConnectionState(a, a, None)
+            return torch.add(x, a, alpha=self.step_size), ConnectionState(a, a, None)
         denominator = state.output if self.ratio == "output" else state.velocity
         ratio = self._norm(a - state.output) / self._norm(denominator)
         momentum = (1 - ratio.sqrt()).square().clamp(max=1 - self.delta).to(a.dtype)  # [B,N,1]
-        velocity = momentum * state.velocity + a
-        return x + self.step_size * velocity, ConnectionState(velocity, a, momentum)
+        velocity = torch.addcmul(a, momentum, state.velocity)
+        return torch.add(x, velocity, alpha=self.step_size), ConnectionState(velocity, a, momentum)
 
     def _norm(self, x: Tensor) -> Tensor:
-        x = x if x.dtype == torch.float64 else x.float()
-        return (x.square().sum(-1, keepdim=True) + self.eps).sqrt()
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).square() + self.eps).sqrt()
 
 
 CONNECTIONS: dict[str, Callable[[ConnectionOptions], nn.Module]] = {
