@@ -124,11 +124,13 @@ class RefinementGenerator:
                 for row, tokens in zip(rows.tolist(), state.tokens.unbind(), strict=True):
                     history[row].append(tokens)
             finished = self._finished(same_for, step)
-            if bool(finished.any()):
-                self._record(model, state.select(finished), rows[finished], step, records, history)
-                if bool(finished.all()):
-                    break
-                state, rows, same_for = state.select(~finished), rows[~finished], same_for[~finished]
+            done, going = finished.nonzero().squeeze(1), (~finished).nonzero().squeeze(1)
+            if len(going) == 0:
+                self._record(model, state, rows, step, records, history)
+                break
+            if len(done) > 0:
+                self._record(model, state.select(done), rows[done], step, records, history)
+                state, rows, same_for = state.select(going), rows[going], same_for[going]
         return records
 
     def _unchanged(self, previous: Tensor, current: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from momentum_fairseq import ops
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+from momentum_fairseq.models.nat_decoder import DecoderMemory
 from momentum_fairseq.models.nat_encoder import EncoderOutput
 from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS
 from momentum_fairseq.refinement_generator import RefinementGenerator
@@ -86,7 +87,7 @@ class ScriptedModel(torch.nn.Module):
             said[i, : len(words)] = torch.tensor(words)
         hidden = torch.zeros(*padding.shape, 2)
         hidden[..., 0], hidden[..., 1] = rows.unsqueeze(1), step
-        return RefinementState(said, hidden, padding, [])
+        return RefinementState(said, hidden, padding, DecoderMemory([], None))
 
     def word_scores(self, state: RefinementState) -> Tensor:
         return torch.zeros(state.tokens.shape)

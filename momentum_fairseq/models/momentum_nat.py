@@ -12,11 +12,10 @@ from torch import Tensor
 
 from momentum_fairseq.models.config import ModelConfig, OptionsInCheckpoint, layer_options
 from momentum_fairseq.models.embeddings import output_projection, source_and_target_embedding
-from momentum_fairseq.models.nat_decoder import NatDecoder, uniform_copy
+from momentum_fairseq.models.nat_decoder import DecoderMemory, NatDecoder, uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions
-from momentum_fairseq.modules.transformer_layer import LayerMemory
 
 PROJECTION_BLOCK = 1 << 20  # logits in memory at once while decoding: 4 MB in float32, about a core's cache
 
@@ -37,15 +36,15 @@ class RefinementState(NamedTuple):
     tokens: Tensor
     hidden: Tensor
     padding_mask: Tensor
-    memory: list[LayerMemory]
+    memory: DecoderMemory
 
     def select(self, sentences: Tensor) -> "RefinementState":
-        """The same for some of the sentences: int64 or bool `[B]` indices into the batch."""
+        """The same for some of the sentences: int64 `[B']`."""
         return RefinementState(
             self.tokens[sentences],
             self.hidden[sentences],
             self.padding_mask[sentences],
-            [layer.select(sentences) for layer in self.memory],
+            self.memory.reorder(sentences),
         )
 
 
@@ -109,18 +108,16 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         padding_mask = tgt_tokens.eq(self.padding_idx)
         real = (~padding_mask).flatten().nonzero().squeeze(1)
         lengths = (~padding_mask).sum(1)
-        width = tgt_tokens.shape[1]
-        decoded = self.decoder1(
-            uniform_copy(source, lengths, width), padding_mask, self.decoder1.memory(source, width)
-        )
+        copied = uniform_copy(source, lengths, tgt_tokens.shape[1])
+        decoded = self.decoder1(copied, self.decoder1.memory(source, padding_mask))
         momenta = {"encoder": source.momenta, "decoder1": decoded.momenta}
         logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
         steps, predictions = [logits], [self._words(logits)]
-        memory = self.decoder2.memory(source, width) if step_inputs else []
+        memory = self.decoder2.memory(source, padding_mask) if step_inputs else None
         for step_input in step_inputs:
             if step_input is None:
                 step_input = tgt_tokens.flatten().index_copy(0, real, predictions[-1]).view_as(tgt_tokens)
-            decoded = self.decoder2(self._embed(step_input) + decoded.hidden, padding_mask, memory)
+            decoded = self.decoder2(self._embed(step_input) + decoded.hidden, memory)
             logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
             steps.append(logits)
             predictions.append(self._words(logits))
@@ -153,15 +150,15 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         width = int(lengths.max())
         padding_mask = torch.arange(width, device=lengths.device) >= lengths.unsqueeze(1)
         copied = uniform_copy(source, lengths, width)
-        hidden = self.decoder1(copied, padding_mask, self.decoder1.memory(source, width)).hidden
+        hidden = self.decoder1(copied, self.decoder1.memory(source, padding_mask)).hidden
         return RefinementState(
-            self.best_words(hidden, padding_mask), hidden, padding_mask, self.decoder2.memory(source, width)
+            self.best_words(hidden, padding_mask), hidden, padding_mask, self.decoder2.memory(source, padding_mask)
         )
 
     def refine(self, state: RefinementState) -> RefinementState:
         """Decoder 2: one refinement step."""
         x = self._embed(state.tokens) + state.hidden
-        hidden = self.decoder2(x, state.padding_mask, state.memory).hidden
+        hidden = self.decoder2(x, state.memory).hidden
         return state._replace(tokens=self.best_words(hidden, state.padding_mask), hidden=hidden)
 
     def best_words(self, hidden: Tensor, padding_mask: Tensor) -> Tensor:

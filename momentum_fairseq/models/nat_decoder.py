@@ -17,6 +17,21 @@ class DecoderOutput(NamedTuple):
     momenta: list[list[Tensor]]
 
 
+class DecoderMemory(NamedTuple):
+    """What a decoder reads that stays the same in every refinement step.
+
+    layers: of each layer; padding_mask: the target's, bool `[B,N]`, None where it masks nothing.
+    """
+
+    layers: list[LayerMemory]
+    padding_mask: Tensor | None
+
+    def reorder(self, order: Tensor) -> "DecoderMemory":
+        """The memory of other rows of the batch, int64 `[B']`."""
+        padding_mask = None if self.padding_mask is None else self.padding_mask[order]
+        return DecoderMemory([layer.reorder(order) for layer in self.layers], padding_mask)
+
+
 class NatDecoder(nn.Module):
     """Layers of self-, positional and cross-attention; layer l attends to the output of encoder layer l.
 
@@ -30,25 +45,22 @@ class NatDecoder(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(num_layers))
 
-    def memory(self, source: EncoderOutput, length: int) -> list[LayerMemory]:
-        """What the layers read of the source and of `length` target positions, the same in every refinement step."""
-        positions = self.positions(length).to(source.embedding.dtype).unsqueeze(0)  # [1,N,C]
-        source_mask = needed_mask(source.padding_mask)
-        return [
-            layer.memory(output, source_mask, positions)
+    def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:
+        """What the layers read of the source and of the target's positions, bool `[B,N]` (True = padding)."""
+        positions = self.positions(padding_mask.shape[1]).to(source.embedding.dtype).unsqueeze(0)  # [1,N,C]
+        source_mask, target_mask = needed_mask(source.padding_mask), needed_mask(padding_mask)
+        layers = [
+            layer.memory(output, source_mask, positions, target_mask)
             for layer, output in zip(self.layers, source.layers, strict=True)
         ]
+        return DecoderMemory(layers, target_mask)
 
-    def forward(self, x: Tensor, padding_mask: Tensor, memory: list[LayerMemory]) -> DecoderOutput:
-        """Inputs without positions `[B,N,C]`, bool `[B,N]` (True = padding) → `DecoderOutput`.
-
-        The velocity of the connection starts afresh.
-        """
+    def forward(self, x: Tensor, memory: DecoderMemory) -> DecoderOutput:
+        """Inputs without positions `[B,N,C]` → `DecoderOutput`. The velocity of the connection starts afresh."""
         x = self.dropout(x + self.positions(x.shape[1]).to(x.dtype))
-        mask = needed_mask(padding_mask)
         momenta, velocities = [], Velocities()
-        for layer, layer_memory in zip(self.layers, memory, strict=True):
-            x = layer(x, mask, layer_memory, velocities)
+        for layer, layer_memory in zip(self.layers, memory.layers, strict=True):
+            x = layer(x, memory.padding_mask, layer_memory, velocities)
             momenta.append(velocities.take_momenta())
         return DecoderOutput(x, momenta)
 

@@ -11,20 +11,25 @@ from torch import Tensor, nn
 
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
+    AttentionPattern,
     KeysAndValues,
     KeyValueCache,
     LinearState,
     MomentumState,
+    QueriesAndKeys,
     WeightedSource,
     causal_linear_attention,
     causal_momentum_attention,
     causal_softmax_attention,
     linear_attention,
     linear_attention_step,
+    linear_pattern,
     momentum_attention,
     momentum_attention_step,
     read_source,
+    read_values,
     softmax_attention,
+    softmax_pattern,
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
@@ -83,6 +88,18 @@ class AttentionKind(nn.Module):
         """`forward` of the source that `remember` has read → `[B,H,N,M]`."""
         return self(q, *memory)
 
+    def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> Any:
+        """What q and k that stay the same make of any values; one row of q and k `[1,H,N,D]` may serve the whole batch.
+
+        Its `reorder(order)` is that of other rows of the batch.
+        """
+        return QueriesAndKeys(q, k, key_padding_mask)
+
+    def weigh(self, v: Tensor, pattern: Any) -> Tensor:
+        """`forward` of the queries and keys that `pattern` has read, with values finite at padding → `[B,H,N,M]`."""
+        q, k, key_padding_mask = pattern
+        return self(q.expand(len(v), -1, -1, -1), k.expand(len(v), -1, -1, -1), v, key_padding_mask)
+
 
 class SoftmaxAttention(AttentionKind):
     """softmax(q kᵀ / √D) v."""
@@ -104,6 +121,16 @@ class SoftmaxAttention(AttentionKind):
         state = (KeyValueCache.empty(k, v) if state is None else state).append(k, v, key_padding_mask)
         keys, values, padding = state.held()
         return causal_softmax_attention(q, keys, values, key_padding_mask=padding), state
+
+    def pattern(
+        self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None
+    ) -> AttentionPattern | QueriesAndKeys:
+        # No larger than q and k, or the memory would grow with the square of the length.
+        small = q.shape[2] * k.shape[2] <= (q.shape[2] + k.shape[2]) * q.shape[3]
+        return softmax_pattern(q, k, key_padding_mask) if small else super().pattern(q, k, key_padding_mask)
+
+    def weigh(self, v: Tensor, pattern: AttentionPattern | QueriesAndKeys) -> Tensor:
+        return read_values(v, pattern) if isinstance(pattern, AttentionPattern) else super().weigh(v, pattern)
 
 
 class LinearAttention(AttentionKind):
@@ -137,6 +164,12 @@ class LinearAttention(AttentionKind):
 
     def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
         return read_source(self.feature_map(q), memory).to(q.dtype)
+
+    def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
+        return linear_pattern(self.feature_map(q), self.feature_map(k), None, key_padding_mask)
+
+    def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
+        return read_values(v, pattern)
 
 
 class MomentumAttention(AttentionKind):
@@ -182,14 +215,22 @@ class MomentumAttention(AttentionKind):
         )
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
-        dtype = torch.promote_types(v.dtype, torch.float32)
-        weights = momentum_weights(
-            k.shape[2], **self._numbers(), key_padding_mask=key_padding_mask, dtype=dtype, device=v.device
-        )
-        return weighted_source(self.feature_map(k), v, weights, key_padding_mask)
+        return weighted_source(self.feature_map(k), v, self._weights(k, key_padding_mask), key_padding_mask)
 
     def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
         return read_source(self.feature_map(q), memory).to(q.dtype)
+
+    def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
+        weights = self._weights(k, key_padding_mask)
+        return linear_pattern(self.feature_map(q), self.feature_map(k), weights, key_padding_mask)
+
+    def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
+        return read_values(v, pattern)
+
+    def _weights(self, k: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        dtype = torch.promote_types(k.dtype, torch.float32)
+        numbers = self._numbers()
+        return momentum_weights(k.shape[2], **numbers, key_padding_mask=key_padding_mask, dtype=dtype, device=k.device)
 
     def _numbers(self) -> dict[str, float | Tensor]:
         momentum, step_size = self.fixed or (

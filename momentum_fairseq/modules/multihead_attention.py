@@ -1,6 +1,7 @@
 """Multihead attention: projections around an attention kind chosen by name."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,6 +59,22 @@ class MultiheadAttention(nn.Module):
         batch = v.shape[0]
         q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
         return self._join(self.attention(q, k, v, key_padding_mask))
+
+    def remember(self, source: Tensor, key_padding_mask: Tensor | None) -> Any:
+        """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`, computed once."""
+        return self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
+
+    def recall(self, query: Tensor, memory: Any) -> Tensor:
+        """`[B,N,C]` and what `remember` gave → `[B,N,C]`, as `forward` with that source."""
+        return self._join(self.attention.recall(self.project_query(query), memory))
+
+    def pattern(self, positions: Tensor, key_padding_mask: Tensor | None) -> Any:
+        """What queries and keys `[1,N,C]` or `[B,N,C]` with their mask bool `[B,N]` make of any values, computed once."""
+        return self.attention.pattern(self.project_query(positions), self.project_key(positions), key_padding_mask)
+
+    def weigh(self, value: Tensor, pattern: Any) -> Tensor:
+        """`[B,N,C]` and what `pattern` gave → `[B,N,C]`, as `forward` with those queries and keys."""
+        return self._join(self.attention.weigh(self.project_value(value), pattern))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -112,23 +112,17 @@ class EncoderLayer(Layer):
 
 
 class LayerMemory(NamedTuple):
-    """What a decoder layer reads that doesn't change from one refinement step to the next.
+    """What a decoder layer reads that doesn't change from one refinement step to the next, as its attention kind keeps it.
 
-    source_k, source_v: `[B,H,S,D]`; source_padding: bool `[B,S]`; position_q, position_k: `[1,H,N,D]`.
+    source: of cross-attention's keys and values; pattern: of positional attention's queries and keys.
     """
 
-    source_k: Tensor
-    source_v: Tensor
-    source_padding: Tensor | None
-    position_q: Tensor
-    position_k: Tensor
+    source: Any
+    pattern: Any
 
-    def select(self, sentences: Tensor) -> "LayerMemory":
-        """The same for some of the sentences: int64 or bool `[B]` indices into the batch."""
-        padding = None if self.source_padding is None else self.source_padding[sentences]
-        return LayerMemory(
-            self.source_k[sentences], self.source_v[sentences], padding, self.position_q, self.position_k
-        )
+    def reorder(self, order: Tensor) -> "LayerMemory":
+        """The memory of other rows of the batch, int64 `[B']`."""
+        return LayerMemory(self.source.reorder(order), self.pattern.reorder(order))
 
 
 class DecoderLayer(Layer):
@@ -143,30 +137,27 @@ class DecoderLayer(Layer):
         self.positional_attn, self.positional_attn_layer_norm = self._attention()
         self.encoder_attn, self.encoder_attn_layer_norm = self._attention()
 
-    def memory(self, source: Tensor, source_padding: Tensor | None, positions: Tensor) -> LayerMemory:
-        """Project an encoder output `[B,S,C]` and target sinusoids `[1,N,C]` once for all refinement steps."""
+    def memory(
+        self, source: Tensor, source_padding: Tensor | None, positions: Tensor, target_padding: Tensor | None
+    ) -> LayerMemory:
+        """Read an encoder output `[B,S,C]` and target sinusoids `[1,N,C]` with their masks once for all refinement steps."""
         return LayerMemory(
-            self.encoder_attn.project_key(source),
-            self.encoder_attn.project_value(source),
-            source_padding,
-            self.positional_attn.project_query(positions),
-            self.positional_attn.project_key(positions),
+            self.encoder_attn.remember(source, source_padding), self.positional_attn.pattern(positions, target_padding)
         )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, memory: LayerMemory, velocities: Velocities) -> Tensor:
         """`[B,N,C]`, bool `[B,N]` (True = padding) → `[B,N,C]`; `velocities` (empty at the first layer) is updated."""
-
-        def positional(y: Tensor) -> Tensor:
-            attn = self.positional_attn
-            return attn.attend(memory.position_q, memory.position_k, attn.project_value(y), padding_mask)
-
-        def cross(y: Tensor) -> Tensor:
-            attn = self.encoder_attn
-            return attn.attend(attn.project_query(y), memory.source_k, memory.source_v, memory.source_padding)
-
         x = self._connect(
             x, lambda y: self.self_attn(y, y, y, padding_mask), self.self_attn_layer_norm, "self", velocities
         )
-        x = self._connect(x, positional, self.positional_attn_layer_norm, "positional", velocities)
-        x = self._connect(x, cross, self.encoder_attn_layer_norm, "cross", velocities)
+        x = self._connect(
+            x,
+            lambda y: self.positional_attn.weigh(y, memory.pattern),
+            self.positional_attn_layer_norm,
+            "positional",
+            velocities,
+        )
+        x = self._connect(
+            x, lambda y: self.encoder_attn.recall(y, memory.source), self.encoder_attn_layer_norm, "cross", velocities
+        )
         return self.feed_forward(x)

@@ -1,5 +1,12 @@
 """The mathematics, torch only: attention ops on `[B,H,N,D]`, their oracle, feature maps, corruption."""
 
+from momentum_fairseq.ops.attention_pattern import (
+    AttentionPattern,
+    QueriesAndKeys,
+    linear_pattern,
+    read_values,
+    softmax_pattern,
+)
 from momentum_fairseq.ops.corruption import corrupt
 from momentum_fairseq.ops.feature_maps import FEATURE_MAPS, elu_plus_one
 from momentum_fairseq.ops.key_value_cache import KeyValueCache
@@ -21,10 +28,12 @@ from momentum_fairseq.ops.source_memory import KeysAndValues, WeightedSource, re
 
 __all__ = [
     "FEATURE_MAPS",
+    "AttentionPattern",
     "KeyValueCache",
     "KeysAndValues",
     "LinearState",
     "MomentumState",
+    "QueriesAndKeys",
     "WeightedSource",
     "causal_linear_attention",
     "causal_momentum_attention",
@@ -33,10 +42,13 @@ __all__ = [
     "elu_plus_one",
     "linear_attention",
     "linear_attention_step",
+    "linear_pattern",
     "momentum_attention",
     "momentum_attention_step",
     "read_source",
+    "read_values",
     "recurrent_momentum_attention",
     "softmax_attention",
+    "softmax_pattern",
     "weighted_source",
 ]

@@ -1,12 +1,18 @@
 """Linear attention (Katharopoulos et al., "Transformers are RNNs", ICML 2020), weighted for momentum attention."""
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import causal_attention, in_full_precision, last_chunk, no_autocast, number_of_chunks, states_between
+from momentum_fairseq.ops.causal_chunks import (
+    causal_attention,
+    in_full_precision,
+    last_chunk,
+    no_autocast,
+    number_of_chunks,
+    states_between,
+)
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
 
 
@@ -48,9 +54,7 @@ def weighted_linear_attention(
     """
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
-    # Entering the context takes as long as a small product: only where there is an autocast to leave.
-    casting = torch.is_autocast_enabled(q.device.type)
-    with torch.autocast(q.device.type, enabled=False) if casting else nullcontext():
+    with no_autocast(q):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         weights = None if weights is None else weights.to(dtype)
         padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]  # [B,1,S,1]

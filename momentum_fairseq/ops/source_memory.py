@@ -6,6 +6,7 @@ are wide, keys and weighted values are smaller and quicker to read.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
@@ -72,5 +73,10 @@ def read_source(q: Tensor, source: WeightedSource, *, eps: float = 1e-6) -> Tens
     """
     with no_autocast(q):
         q = q.to(source.v.dtype)
-        numerator = q @ source.v if source.k is None else (q @ source.k.transpose(-1, -2)) @ source.v
-        return numerator / ((q * source.z.unsqueeze(-2)).sum(-1, keepdim=True) + eps)
+        if source.k is None:
+            normaliser = (source.z.unsqueeze(-2) @ q.transpose(-1, -2)).transpose(-1, -2).add_(eps)  # [B,H,N,1]
+            return (q @ source.v) / normaliser
+        scores = source.k @ q.transpose(-1, -2)  # [B,H,S,N]: to sum over keys is then to add rows
+        normaliser = scores.sum(-2, keepdim=True).add_(eps)
+        scores = scores / normaliser if torch.is_grad_enabled() else scores.div_(normaliser)
+        return scores.transpose(-1, -2) @ source.v

@@ -7,6 +7,7 @@ from momentum_fairseq import ops
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
 from momentum_fairseq.modules.attention_kinds import MomentumAttention, lookup
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
+from tests.ops.cases import SIDES, assert_same, padding_mask, value_and_gradients
 
 KINDS = sorted(ATTENTION_KINDS)
 VARIANTS = [{"kind": kind} for kind in KINDS] + [{"kind": "momentum", "momentum_learned": True}]
@@ -186,3 +187,64 @@ def test_q_and_k_of_batch_size_one_serve_the_whole_batch():
     q, k, v = module.project_query(positions), module.project_key(positions), module.project_value(x)
     repeated = positions.expand(3, -1, -1)
     torch.testing.assert_close(module.attend(q, k, v, None), module(repeated, repeated, x), rtol=1e-12, atol=1e-14)
+
+
+def masked_case(side: str | None, keys: int):
+    """q, k, v `[3,2,N,6]`, not feature-mapped, and the mask of `side`."""
+    q, k, v = (torch.randn(3, 2, length, 6, dtype=torch.float64, requires_grad=True) for length in (4, keys, keys))
+    return q, k, v, None if side is None else padding_mask(3, keys, side)
+
+
+@pytest.mark.parametrize("side", [None, *SIDES])
+@pytest.mark.parametrize("keys", [1, 5, 40])
+@pytest.mark.parametrize("options", VARIANTS)
+def test_keeping_the_source_or_the_queries_and_keys_changes_neither_values_nor_gradients(options, keys, side):
+    module = attention(**options).attention
+    q, k, v, mask = masked_case(side, keys)
+    expected = value_and_gradients(lambda: module(q, k, v, mask), q, k, v)
+    source = value_and_gradients(lambda: module.recall(q, module.remember(k, v, mask)), q, k, v)
+    pattern = value_and_gradients(lambda: module.weigh(v, module.pattern(q, k, mask)), q, k, v)
+    assert_same(source, expected)
+    assert_same(pattern, expected)
+    with torch.no_grad():
+        assert_same([module.recall(q, module.remember(k, v, mask))], expected[:1])
+
+
+@pytest.mark.parametrize("keys", [5, 40])
+@pytest.mark.parametrize("options", VARIANTS)
+def test_one_row_of_queries_and_keys_serves_the_whole_batch(options, keys):
+    module = attention(**options).attention
+    q, k, v, mask = masked_case("both", keys)
+    q, k = q[:1], k[:1]
+    for rows_mask in (mask, None):
+        expected = module(q.expand(3, -1, -1, -1), k.expand(3, -1, -1, -1), v, rows_mask)
+        pattern = module.pattern(q, k, rows_mask)
+        assert_same([module.weigh(v, pattern)], [expected])
+        order = torch.tensor([2, 0])
+        assert_same([module.weigh(v[order], pattern.reorder(order))], [expected[order]])
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_a_row_without_a_real_key_gives_zeros_from_what_is_kept(options):
+    module = attention(**options).attention
+    q, k, v, _ = masked_case(None, 5)
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[1] = True
+    for out in (module.recall(q, module.remember(k, v, mask)), module.weigh(v, module.pattern(q, k, mask))):
+        assert out[1].abs().max() == 0
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", VARIANTS)
+def test_what_is_kept_gives_the_dtype_of_the_call(options, dtype):
+    module = attention(**options).attention
+    q, k, v, mask = masked_case("left", 5)
+    expected = module(q, k, v, mask)
+    low = [x.to(dtype) for x in (q, k, v)]
+    for out in (
+        module.recall(low[0], module.remember(*low[1:], mask)),
+        module.weigh(low[2], module.pattern(*low[:2], mask)),
+    ):
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)

@@ -40,7 +40,7 @@ def normal(*shape: int) -> Tensor:
 def decode(layer: DecoderLayer, x: Tensor, source: Tensor, padding=None, source_padding=None, velocities=None) -> Tensor:
     torch.manual_seed(2)
     positions = normal(1, 30, 12)[:, : x.shape[1]]
-    memory = layer.memory(source, source_padding, positions)
+    memory = layer.memory(source, source_padding, positions, padding)
     return layer(x, padding, memory, Velocities() if velocities is None else velocities)
 
 
@@ -75,7 +75,7 @@ def test_a_decoder_layer_is_self_positional_and_cross_attention_then_feed_forwar
     """Positional attention has Q = K = the positions and V = x; a chain carries its velocity from the layer before."""
     layer = build(DecoderLayer, chain=chain)
     x, source, positions = normal(2, 5, 12), normal(2, 4, 12), normal(1, 5, 12)
-    memory, velocities = layer.memory(source, None, positions), Velocities()
+    memory, velocities = layer.memory(source, None, positions, None), Velocities()
     out = layer(layer(x, None, memory, velocities), None, memory, velocities)
     rows = positions.expand(2, -1, -1)
     u = {"self": 0.0, "positional": 0.0, "cross": 0.0, "shared": 0.0}
@@ -128,7 +128,7 @@ def test_gradients_are_finite_at_zeros_identical_tokens_and_a_row_of_padding(con
     padding = torch.tensor([[False] * 4, [False] * 4, [True] * 4])
     velocities = Velocities()
     y = encoder(encoder(x, padding, velocities), padding, velocities)
-    memory = decoder.memory(y, padding, torch.zeros(1, 4, 12, dtype=dtype))
+    memory = decoder.memory(y, padding, torch.zeros(1, 4, 12, dtype=dtype), padding)
     velocities = Velocities()
     out = decoder(decoder(x, padding, memory, velocities), padding, memory, velocities)
     assert out.isfinite().all()
@@ -178,16 +178,20 @@ def test_padding_and_batch_mates_change_nothing_in_the_decoder(attention, connec
     torch.testing.assert_close(out[:1, :5], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_selecting_from_the_memory_equals_computing_it_for_fewer():
-    layer = build(DecoderLayer)
-    source, positions = normal(3, 4, 12), normal(1, 5, 12)
-    padding = torch.tensor([[False] * 4, [True] + [False] * 3, [False] * 4])
-    for chosen in (torch.tensor([2, 0]), torch.tensor([False, True, True])):
-        selected = layer.memory(source, padding, positions).select(chosen)
-        computed = layer.memory(source[chosen], padding[chosen], positions)
-        for left, right in zip(selected, computed, strict=True):
-            torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-14)
-    assert layer.memory(source, None, positions).select(torch.tensor([1])).source_padding is None
+@pytest.mark.parametrize("attention", sorted(ATTENTION_KINDS))
+@pytest.mark.parametrize("length", [4, 30])
+def test_the_memory_of_other_rows_equals_theirs(attention, length):
+    layer = build(DecoderLayer, attention)
+    source, positions, x = normal(3, length, 12), normal(1, length, 12), normal(3, length, 12)
+    padding = torch.zeros(3, length, dtype=torch.bool)
+    padding[1, 0] = True
+    order = torch.tensor([2, 0])
+    for rows_padding in (padding, None):
+        of_fewer = None if rows_padding is None else rows_padding[order]
+        reordered = layer.memory(source, rows_padding, positions, rows_padding).reorder(order)
+        computed = layer.memory(source[order], of_fewer, positions, of_fewer)
+        outputs = [layer(x[order], of_fewer, memory, Velocities()) for memory in (reordered, computed)]
+        torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-14)
 
 
 def test_dropout_is_on_every_sub_layer_in_training_only():
