@@ -1,7 +1,7 @@
 """Learning parts, torch only: attention around an op chosen by name, connections, layers, positions, length predictor."""
 
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions
-from momentum_fairseq.modules.causal_attention import CausalSelfAttention, CrossAttention
+from momentum_fairseq.modules.causal_attention import CausalSelfAttention
 from momentum_fairseq.modules.causal_decoder_layer import CausalDecoderLayer
 from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection
 from momentum_fairseq.modules.feed_forward import FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
@@ -19,7 +19,6 @@ __all__ = [
     "CausalSelfAttention",
     "ConnectionOptions",
     "ConnectionState",
-    "CrossAttention",
     "DecoderLayer",
     "EncoderLayer",
     "HighwayFeedForward",

@@ -1,4 +1,4 @@
-"""Attention of a decoder that predicts word after word: causal over its own words, and over a source that stays the same."""
+"""Self-attention of a decoder that predicts word after word."""
 
 from typing import Any
 
@@ -33,18 +33,6 @@ class CausalSelfAttention(MultiheadAttention):
         q, k, v = self.project_query(x), self.project_key(x), self.project_value(x)
         out, state = self.attention.step(q, k, v, key_padding_mask, state)
         return self._join(out), state
-
-
-class CrossAttention(MultiheadAttention):
-    """Multihead attention whose work on the source can be done once, before the queries come."""
-
-    def remember(self, source: Tensor, key_padding_mask: Tensor | None) -> Any:
-        """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`."""
-        return self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
-
-    def recall(self, query: Tensor, memory: Any) -> Tensor:
-        """`[B,N,C]` and what `remember` gave → `[B,N,C]`, as `forward` with that source."""
-        return self._join(self.attention.recall(self.project_query(query), memory))
 
 
 def has_causal_form(kind: Any) -> bool:

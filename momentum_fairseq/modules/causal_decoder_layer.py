@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.causal_attention import CausalSelfAttention, CrossAttention
+from momentum_fairseq.modules.causal_attention import CausalSelfAttention
+from momentum_fairseq.modules.multihead_attention import MultiheadAttention
 from momentum_fairseq.modules.transformer_layer import Layer, LayerOptions, Velocities
 
 
@@ -36,7 +37,7 @@ class CausalDecoderLayer(Layer):
         super().__init__(options)
         sizes = options.embed_dim, options.num_heads, options.attention
         self.self_attn, self.self_attn_layer_norm = CausalSelfAttention(*sizes), nn.LayerNorm(options.embed_dim)
-        self.encoder_attn = CrossAttention(*sizes) if cross_attention else None
+        self.encoder_attn = MultiheadAttention(*sizes) if cross_attention else None
         self.encoder_attn_layer_norm = nn.LayerNorm(options.embed_dim) if cross_attention else None
 
     def forward(

@@ -29,13 +29,13 @@ class WeightedSource(NamedTuple):
     """Padding taken out, weights taken in, summed where that is cheaper.
 
     Attributes:
-        k, v: `[B,H,S,D]` and weighted values `[B,H,S,M]`; None and the sum Σ_j w_j k_j v_jᵀ `[B,H,D,M]` where it is smaller.
-        z: Σ_j k_j, `[B,H,D]`.
+        k, v: `[B,H,S,D]` and weighted values `[B,H,S,M]`; or None and the sum Σ_j w_j k_j v_jᵀ `[B,H,D,M]`.
+        z: None; or with the sum Σ_j k_j, `[B,H,D]`.
     """
 
     k: Tensor | None
     v: Tensor
-    z: Tensor
+    z: Tensor | None
 
     def reorder(self, order: Tensor) -> "WeightedSource":
         """The memory of other rows of the batch, int64 `[B']`."""
@@ -54,10 +54,9 @@ def weighted_source(k: Tensor, v: Tensor, weights: Tensor | None, key_padding_ma
         _, k, v = in_full_precision(k, k, v, key_padding_mask)
         if weights is not None:
             v = v * weights.to(v.dtype).unsqueeze(-1)
-        z = k.sum(-2)
         if quadratic_order_is_cheaper(k.shape[2], k.shape[2], k.shape[3], v.shape[3]):
-            return WeightedSource(k, v, z)
-        return WeightedSource(None, k.transpose(-1, -2) @ v, z)
+            return WeightedSource(k, v, None)
+        return WeightedSource(None, k.transpose(-1, -2) @ v, k.sum(-2))
 
 
 def read_source(q: Tensor, source: WeightedSource, *, eps: float = 1e-6) -> Tensor:
