@@ -72,7 +72,7 @@ class Corpus:
         """The training pairs without those of held-out talks, and the lines in, out, and dropped."""
         files = self.both(f"train.tags.{self.pair}.{{}}")
         (source, source_tags), (target, target_tags) = (read_talks(file) for file in files)
-        align_talks(source, target)
+        align_talks(source, target, (files[0].place, files[1].place))
         pairs: Pairs = []
         dropped = Counter(held_out=0)
         for ours, theirs in zip(source, target, strict=True):

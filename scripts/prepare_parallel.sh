@@ -52,7 +52,7 @@ check_settings() {
     require_flag LOWERCASE
     require_flag TOKENIZED
     [[ $NORMALIZE$TOKENIZED != 11 ]] || die "NORMALIZE=1 and TOKENIZED=1: punctuation is normalised before text is tokenised; set one"
-    [[ $CORPUS != *$'\n'* ]] || die "CORPUS: must be one line"
+    [[ $CORPUS != *$'\n'* ]] || die "CORPUS=$CORPUS: must be one line"
     [[ $MAX_RATIO =~ ^[1-9][0-9]*(\.[0-9]+)?$ ]] || die "MAX_RATIO=$MAX_RATIO: must be a number, at least 1"
     if [[ $JOINED_DICTIONARY == 1 && -n $SRCDICT && -n $TGTDICT ]]; then
         die "JOINED_DICTIONARY=1 takes one dictionary: set SRCDICT or TGTDICT, or JOINED_DICTIONARY=0"

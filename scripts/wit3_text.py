@@ -67,7 +67,7 @@ def read_talks(file: Found) -> tuple[list[Talk], Counter]:
     return talks, tags
 
 
-def align_talks(source: list[Talk], target: list[Talk]) -> None:
+def align_talks(source: list[Talk], target: list[Talk], places: tuple[str, str]) -> None:
     """Makes sure that line n of each talk can translate line n of the same talk.
 
     Raises:
@@ -75,9 +75,8 @@ def align_talks(source: list[Talk], target: list[Talk]) -> None:
     """
     for ours, theirs in zip_longest(source, target):
         if ours is None or theirs is None:
-            alone = ours or theirs
-            counts = f"{len(source):,} talks in the source language, {len(target):,} in the target language"
-            raise InputError(f"{alone.place}: talk {alone.identity} is in this file alone ({counts}); {FETCH_AGAIN}")
+            counts = f"{places[0]} has {len(source):,} talks, {places[1]} has {len(target):,}"
+            raise InputError(f"{counts}; talk {(ours or theirs).identity} is in one alone; {FETCH_AGAIN}")
         if ours.identity != theirs.identity:
             raise InputError(f"{ours.place} is talk {ours.identity}, {theirs.place} talk {theirs.identity}; {FETCH_AGAIN}")
         if len(ours.sentences) != len(theirs.sentences):

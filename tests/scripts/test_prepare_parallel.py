@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,6 +197,20 @@ def test_other_input_on_a_finished_folder_is_refused(prepared, tmp_path):
     assert checksums(prepared.out) == before
 
 
+def test_a_sentence_that_the_binariser_loses_is_noticed(corpus, tmp_path):
+    tools = tmp_path / "environment/bin"
+    tools.mkdir(parents=True)
+    (tools / "python").symlink_to(sys.executable)
+    (tools / "fairseq-preprocess").write_text("#!/bin/sh\necho '| [en] bpe/train.en: 59 sents, 300 tokens'\n")
+    (tools / "fairseq-preprocess").chmod(0o755)
+    modules = sysconfig.get_path("purelib")
+    assert_refused(corpus, "train.en: 60 lines in, 59 sentences out", MOMENTUM_ENV=str(tools.parent), PYTHONPATH=modules)
+
+
+def test_punctuation_of_tokenised_text_is_not_normalised(corpus):
+    assert_refused(corpus, "NORMALIZE=1 and TOKENIZED=1", NORMALIZE="1", TOKENIZED="1")
+
+
 @contextmanager
 def lock_held(out: Path) -> Iterator[None]:
     """As while another run prepares in `out`."""
@@ -324,6 +339,8 @@ def test_a_file_that_is_no_codes_is_refused_by_line(corpus):
         ("MAX_RATIO", "0.5"),
         ("WORKERS", "0"),
         ("LOWERCASE", "yes"),
+        ("NORMALIZE", "2"),
+        ("CORPUS", "two\nlines"),
         ("TARGET_LANG", "en"),
         ("DATA", ""),
         ("DATA", "/nowhere"),
