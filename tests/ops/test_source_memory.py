@@ -1,0 +1,75 @@
+"""A source remembered once and read by queries that come later."""
+
+import pytest
+import torch
+
+from momentum_fairseq.ops import KeysAndValues, linear_attention, momentum_attention, read_source, weighted_source
+from momentum_fairseq.ops.momentum_attention import momentum_weights
+from tests.ops.cases import SIDES, assert_same, inputs, padding_mask
+
+SHORT, LONG = 3, 30  # beside features 5 and values 3 wide: kept as keys and values, and as their sum
+
+
+def remembered(k, v, mask, momentum=None):
+    weights = None
+    if momentum is not None:
+        weights = momentum_weights(k.shape[2], momentum, 0.6, mask, dtype=v.dtype, device=v.device)
+    return weighted_source(k, v, weights, mask)
+
+
+@pytest.mark.parametrize("side", [None, *SIDES])
+@pytest.mark.parametrize("queries", [1, 6])
+@pytest.mark.parametrize("keys", [1, SHORT, LONG])
+def test_reading_a_remembered_source_is_attending_to_it(keys, queries, side):
+    q, k, v = (x.detach() for x in inputs(queries, keys))
+    mask = None if side is None else padding_mask(3, keys, side)
+    expected = linear_attention(q, k, v, key_padding_mask=mask)
+    assert_same([read_source(q, remembered(k, v, mask))], [expected])
+    expected = momentum_attention(q, k, v, momentum=0.9, step_size=0.6, key_padding_mask=mask)
+    assert_same([read_source(q, remembered(k, v, mask, momentum=0.9))], [expected])
+
+
+def test_a_momentum_a_head_is_remembered_with_the_source():
+    q, k, v = (x.detach() for x in inputs(2, LONG))
+    mask, momentum = padding_mask(3, LONG, "left"), torch.tensor([0.1, 0.9], dtype=torch.float64)
+    expected = momentum_attention(q, k, v, momentum=momentum, step_size=0.6, key_padding_mask=mask)
+    assert_same([read_source(q, remembered(k, v, mask, momentum))], [expected])
+
+
+def test_a_long_source_is_kept_as_a_sum_whose_size_is_that_of_any_other():
+    sizes = {sum(x.numel() for x in remembered(*inputs(1, keys)[1:], None) if x is not None) for keys in (LONG, 10 * LONG)}
+    assert sizes == {3 * 2 * (5 * 3 + 5)}
+    assert remembered(*inputs(1, SHORT)[1:], None).k is not None
+
+
+@pytest.mark.parametrize("keys", [SHORT, LONG])
+def test_padding_may_hold_anything_and_a_row_of_padding_reads_zeros(keys):
+    q, k, v = (x.detach() for x in inputs(2, keys))
+    mask = padding_mask(3, keys, "left")
+    mask[1] = True
+    clean = read_source(q, remembered(k, v, mask, momentum=0.6))
+    k[mask.unsqueeze(1).expand(-1, 2, -1)] = torch.nan
+    v[mask.unsqueeze(1).expand(-1, 2, -1)] = torch.inf
+    out = read_source(q, remembered(k, v, mask, momentum=0.6))
+    assert torch.equal(out, clean)
+    assert (out[1] == 0).all()
+
+
+@pytest.mark.parametrize("keys", [SHORT, LONG])
+def test_reordering_is_remembering_other_rows(keys):
+    q, k, v = (x.detach() for x in inputs(2, keys))
+    mask, order = padding_mask(3, keys, "both"), torch.tensor([2, 0, 0, 1])
+    reordered = read_source(q[order], remembered(k, v, mask).reorder(order))
+    assert torch.equal(reordered, read_source(q, remembered(k, v, mask))[order])
+    plain = KeysAndValues(k, v, mask).reorder(order)
+    assert torch.equal(plain.k, k[order]) and torch.equal(plain.v, v[order]) and torch.equal(plain.padding, mask[order])
+    assert KeysAndValues(k, v, None).reorder(order).padding is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_are_taken_in_float32(dtype):
+    """4096 keys of 100 sum up to more than float16 holds."""
+    k, v = torch.full((1, 1, 4096, 8), 100.0, dtype=dtype), torch.ones(1, 1, 4096, 8, dtype=dtype)
+    source = remembered(k, v, None)
+    assert source.v.dtype == source.z.dtype == torch.float32
+    torch.testing.assert_close(read_source(k[:, :, :1], source), torch.ones(1, 1, 1, 8), rtol=1e-5, atol=0)
