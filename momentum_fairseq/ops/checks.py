@@ -4,13 +4,17 @@ import torch
 from torch import Tensor
 
 
+def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """For a message; written only where one is raised, since this takes as long as a small product."""
+    return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+
+
 def check_shapes(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> None:
     """Raise ValueError unless q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` and the mask is bool `[B,S]`."""
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.dim() == k.dim() == v.dim() == 4:
-        raise ValueError(f"attention takes q [B,H,N,D], k [B,H,S,D], v [B,H,S,M]; got {shapes}")
+        raise ValueError(f"attention takes q [B,H,N,D], k [B,H,S,D], v [B,H,S,M]; got {shapes_of(q, k, v)}")
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"q [B,H,N,D], k [B,H,S,D] and v [B,H,S,M] disagree; got {shapes}")
+        raise ValueError(f"q [B,H,N,D], k [B,H,S,D] and v [B,H,S,M] disagree; got {shapes_of(q, k, v)}")
     if key_padding_mask is None:
         return
     if key_padding_mask.dtype != torch.bool or tuple(key_padding_mask.shape) != (k.shape[0], k.shape[2]):
@@ -43,8 +47,7 @@ def check_causal(q: Tensor, k: Tensor) -> None:
 def check_step(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError unless q `[B,H,D]`, k `[B,H,D]` and v `[B,H,M]` are of one position."""
     if not (q.dim() == v.dim() == 3 and q.shape == k.shape and k.shape[:2] == v.shape[:2]):
-        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-        raise ValueError(f"a step takes q [B,H,D], k [B,H,D], v [B,H,M] of one position; got {shapes}")
+        raise ValueError(f"a step takes q [B,H,D], k [B,H,D], v [B,H,M] of one position; got {shapes_of(q, k, v)}")
 
 
 def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor) -> None:
