@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.data import data_utils
-from fairseq.sequence_generator import SequenceGenerator
 from parallel_text import InputError, run
 from shards import Shard, all_shards
 
 import momentum_fairseq  # noqa: F401  (registers the tasks, the models and safe loading)
 
 
-def check_dictionaries(checkpoint: Path, trained_on: Path, data: Path, languages: list[str]) -> None:
+def check_dictionaries(checkpoint: Path, trained_on: Path, data: Path, languages: tuple[str, str]) -> None:
     """Compares the prepared data's dictionaries with those beside the checkpoint, or where it was trained.
 
     Raises:
@@ -49,7 +48,9 @@ class Teacher:
         InputError: not a checkpoint of an autoregressive model for this data.
     """
 
-    def __init__(self, checkpoint: Path, data: Path, device: torch.device, beam: int, lenpen: float) -> None:
+    def __init__(
+        self, checkpoint: Path, data: Path, languages: tuple[str, str], device: torch.device, beam: int, lenpen: float
+    ) -> None:
         if not checkpoint.is_file():
             raise InputError(f"{checkpoint}: no such checkpoint")
         try:
@@ -57,8 +58,12 @@ class Teacher:
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise InputError(f"{checkpoint}: not a whole checkpoint of fairseq: {str(error).splitlines()[0]}") from None
         task = state["cfg"].task
-        check_dictionaries(checkpoint, Path(task.data), data, [task.source_lang, task.target_lang])
-        task.data, task.eval_bleu = str(data), False
+        if task._name != "translation":
+            raise InputError(f"{checkpoint}: a model of the task {task._name}; a teacher decodes by beam search (translation)")
+        if (task.source_lang or languages[0], task.target_lang or languages[1]) != languages:
+            raise InputError(f"{checkpoint}: translates {task.source_lang}–{task.target_lang}, the data is {'–'.join(languages)}")
+        check_dictionaries(checkpoint, Path(task.data), data, languages)
+        task.data, task.eval_bleu, (task.source_lang, task.target_lang) = str(data), False, languages
         try:
             (model,), cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
         except RuntimeError as error:
@@ -68,9 +73,7 @@ class Teacher:
         self.model, self.device = model.to(device).eval(), device
         # A hypothesis as long as fairseq's 200 words is a loop; one of twice the source and ten is long enough for any other.
         options = argparse.Namespace(beam=beam, lenpen=lenpen, max_len_a=2, max_len_b=10)
-        self.generator = self.task.build_generator([self.model], options) if task._name == "translation" else None
-        if not isinstance(self.generator, SequenceGenerator):
-            raise InputError(f"{checkpoint}: a model of the task {task._name}; a teacher decodes by beam search (translation)")
+        self.generator = self.task.build_generator([self.model], options)
         updates = state["optimizer_history"][-1]["num_updates"]
         self.facts = {"arch": str(cfg.model._name), "updates": updates, "beam": beam, "lenpen": lenpen}
         self.task.load_dataset("train")
@@ -116,7 +119,8 @@ def decode(options: argparse.Namespace) -> None:
     """Decodes every shard that neither stands nor is another process's."""
     visible = 0 if options.cpu else torch.cuda.device_count()
     device = torch.device("cuda", options.worker % visible) if visible else torch.device("cpu")
-    teacher = Teacher(options.checkpoint, options.data / "data-bin", device, options.beam, options.lenpen)
+    languages = (options.source_lang, options.target_lang)
+    teacher = Teacher(options.checkpoint, options.data / "data-bin", languages, device, options.beam, options.lenpen)
     options.out.mkdir(parents=True, exist_ok=True)
     for shard in all_shards(options.out, options.shards, len(teacher.dataset)):
         with claimed(shard) as free:
@@ -138,6 +142,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder made by prepare_parallel.sh")
     parser.add_argument("checkpoint", type=Path, help="the teacher")
     parser.add_argument("out", type=Path, help="folder for the shards")
+    parser.add_argument("--source-lang", required=True)
+    parser.add_argument("--target-lang", required=True)
     parser.add_argument("--shards", type=int, required=True)
     parser.add_argument("--worker", type=int, default=0, help="number of this process; chooses its GPU")
     parser.add_argument("--beam", type=int, default=4)

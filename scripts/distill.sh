@@ -109,8 +109,9 @@ translate() {
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) > WORKERS ? $(nproc) / WORKERS : 1))}
     export OMP_NUM_THREADS
     for ((worker = 0; worker < WORKERS; worker++)); do
-        start_worker "$worker" "" python "$ROOT/scripts/decode_shards.py" "$DATA" "$TEACHER" "$OUT/shards" --shards "$SHARDS" \
-            --worker "$worker" --beam "$BEAM" --lenpen "$LENPEN" --max-tokens "$DECODE_TOKENS" "${options[@]}"
+        start_worker "$worker" "" python "$ROOT/scripts/decode_shards.py" "$DATA" "$TEACHER" "$OUT/shards" \
+            --source-lang "$source_lang" --target-lang "$target_lang" --shards "$SHARDS" --worker "$worker" --beam "$BEAM" \
+            --lenpen "$LENPEN" --max-tokens "$DECODE_TOKENS" "${options[@]}"
     done
     wait_for_workers || die "translating failed (see above); the same command goes on with the shards that are missing"
     rm -f "$OUT"/shards/*.lock

@@ -5,6 +5,8 @@
 # CHECKPOINT   a trained model
 # OUT          folder for <SUBSET>.hyp and <SUBSET>.log, fairseq-generate's whole output
 # SUBSET       valid or test (test)
+# TASK         translation_nat, or translation for an autoregressive model (translation_nat)
+# BEAM         beam of an autoregressive model (4); what follows up to HISTORY is for translation_nat only
 # STEPS        decoder passes at most, the initial translation included (10)
 # ADAPTIVE     1 stops a sentence when its output repeats, 0 runs all passes (1)
 # LENGTH_BEAM  lengths tried for each sentence (1)
@@ -17,6 +19,8 @@ DATA=${DATA:-}
 CHECKPOINT=${CHECKPOINT:-}
 OUT=${OUT:-}
 SUBSET=${SUBSET:-test}
+TASK=${TASK:-translation_nat}
+BEAM=${BEAM:-4}
 STEPS=${STEPS:-10}
 ADAPTIVE=${ADAPTIVE:-1}
 LENGTH_BEAM=${LENGTH_BEAM:-1}
@@ -28,23 +32,30 @@ MAX_TOKENS=${MAX_TOKENS:-4096}
 [[ -n $OUT ]] || die "OUT is not set: name the folder for the translation"
 [[ -f $CHECKPOINT ]] || die "CHECKPOINT=$CHECKPOINT: no such file"
 [[ -d $DATA/data-bin && -f $DATA/settings.txt ]] || die "DATA=$DATA: no data-bin in it; make it with prepare_parallel.sh"
+[[ $TASK =~ ^translation(_nat)?$ ]] || die "TASK=$TASK: must be translation_nat or translation"
 for flag in ADAPTIVE ORACLE HISTORY; do require_flag "$flag"; done
-for count in STEPS LENGTH_BEAM MAX_TOKENS; do require_count "$count"; done
+for count in BEAM STEPS LENGTH_BEAM MAX_TOKENS; do require_count "$count"; done
 # What the data was prepared with.
 setting() { sed -n "s/^$1=//p" "$DATA/settings.txt"; }
 
 activate
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
 
-arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task translation_nat --path "$CHECKPOINT" --gen-subset "$SUBSET"
-    --max-tokens "$MAX_TOKENS" --iter-decode-max-iter "$STEPS" --iter-decode-with-beam "$LENGTH_BEAM"
-    --source-lang "$(setting SOURCE_LANG)" --target-lang "$(setting TARGET_LANG)" --remove-bpe --print-step --num-workers 0
-    --beam 1 --no-progress-bar)
+arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task "$TASK" --path "$CHECKPOINT" --gen-subset "$SUBSET"
+    --max-tokens "$MAX_TOKENS" --source-lang "$(setting SOURCE_LANG)" --target-lang "$(setting TARGET_LANG)" --remove-bpe
+    --num-workers 0 --no-progress-bar)
+case $TASK in
+    translation_nat)
+        arguments+=(--iter-decode-max-iter "$STEPS" --iter-decode-with-beam "$LENGTH_BEAM" --print-step --beam 1)
+        [[ $ADAPTIVE == 1 ]] || arguments+=(--iter-decode-force-max-iter)
+        [[ $ORACLE == 0 ]] || arguments+=(--oracle-length)
+        [[ $HISTORY == 0 ]] || arguments+=(--retain-iter-history)
+        ;;
+    # In batches of any size, or fairseq loses sentences.
+    translation) arguments+=(--beam "$BEAM" --max-len-a 2 --max-len-b 10 --required-batch-size-multiple 1) ;;
+esac
 [[ $(setting TOKENIZED) == 1 ]] || arguments+=(--tokenizer moses)
 python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || arguments+=(--cpu)
-[[ $ADAPTIVE == 1 ]] || arguments+=(--iter-decode-force-max-iter)
-[[ $ORACLE == 0 ]] || arguments+=(--oracle-length)
-[[ $HISTORY == 0 ]] || arguments+=(--retain-iter-history)
 
 export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning
 log=$OUT/$SUBSET.log

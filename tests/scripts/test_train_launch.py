@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ SCONTROL = """#!/bin/sh
 
 @pytest.fixture
 def train(tmp_path: Path) -> Train:
-    """Run train.sh with these variables on a machine of `gpus` GPUs; flags of each worker by `workers`."""
+    """Run train.sh with these variables on a machine of `gpus` GPUs; `end_it` terminates it when all workers run."""
     programs = {"python": PYTHON, "fairseq-train": RECORDER, "scontrol": SCONTROL}
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():
@@ -35,13 +36,20 @@ def train(tmp_path: Path) -> Train:
     (tmp_path / "prepared" / "data-bin" / "dict.de.txt").write_text("a 1\n")
     (tmp_path / "records").mkdir()
 
-    def run(*flags: str, gpus: int = 0, **variables: object) -> subprocess.CompletedProcess:
+    def run(*flags: str, gpus: int = 0, end_it: bool = False, **variables: object) -> subprocess.CompletedProcess:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         places = {"DATA": tmp_path / "prepared", "OUT": tmp_path / "out", "MOMENTUM_ENV": tmp_path}
         settings = {**places, "RECORDS": tmp_path / "records", "VISIBLE_GPUS": gpus, **variables}
         environment = {**clean, **{name: str(value) for name, value in settings.items()}}
         command = ["bash", str(ROOT / "scripts" / "train.sh"), *flags]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes) as process:
+            while end_it and process.poll() is None and len(list((tmp_path / "records").iterdir())) < gpus:
+                time.sleep(0.05)
+            if end_it:
+                process.terminate()
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
 
@@ -199,3 +207,13 @@ def test_the_worker_that_fails_is_named_and_the_others_are_stopped(train, tmp_pa
     assert result.returncode == 1
     assert "worker 2 ended with an error (status 3); the others were stopped" in result.stderr
     assert "the training stopped before its first checkpoint" in result.stderr
+
+
+def test_a_terminated_run_ends_its_workers(train, tmp_path):
+    """As SLURM does at a job's end: only the script gets the signal."""
+    endless = '#!/bin/sh\ntouch "$RECORDS/$$"\nexec sleep 60\n'
+    (tmp_path / "bin" / "fairseq-train").write_text(endless)
+    assert train(gpus=3, end_it=True).returncode == 143
+    workers = [record.name for record in (tmp_path / "records").iterdir()]
+    assert len(workers) == 3
+    assert not any(Path("/proc", worker).exists() for worker in workers)
