@@ -22,10 +22,13 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 assert "nat_refinement_loss" in CRITERION_REGISTRY
 assert {"momentum_nat", "momentum_nat_tiny"} <= ARCH_MODEL_REGISTRY.keys()
+assert {"momentum_transformer", "momentum_transformer_tiny"} <= ARCH_MODEL_REGISTRY.keys()
 assert "translation_nat" in TASK_REGISTRY
 import momentum_fairseq
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
+from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
 assert ARCH_MODEL_REGISTRY["momentum_nat_tiny"] is MomentumNatModel
+assert ARCH_MODEL_REGISTRY["momentum_transformer_tiny"] is MomentumTransformerModel
 """
 IMPORT = "import momentum_fairseq"
 USE = (
@@ -35,7 +38,8 @@ USE = (
 
 def test_the_names_belong_to_the_plug_in():
     assert TASK_REGISTRY["translation_nat"].__module__ == "momentum_fairseq.tasks.translation_nat"
-    assert MODEL_REGISTRY["momentum_nat"].__module__ == "momentum_fairseq.models.momentum_nat"
+    for model in ("momentum_nat", "momentum_transformer"):
+        assert MODEL_REGISTRY[model].__module__ == f"momentum_fairseq.models.{model}"
     assert CRITERION_REGISTRY["nat_refinement_loss"].__module__ == "momentum_fairseq.criterions.nat_refinement_loss"
 
 

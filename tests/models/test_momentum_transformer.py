@@ -205,7 +205,7 @@ def test_words_that_are_read_already_are_an_error(build):
 # beam search
 
 
-def search(model: MomentumTransformerModel, dictionary: Dictionary, source: Tensor, *, by_steps: bool = True, beam: int = 4) -> list:
+def search(model: MomentumTransformerModel, dictionary: Dictionary, source: Tensor, *, by_steps=True, beam=4) -> list:
     """fairseq's beam search: tokens and score of every hypothesis of every sentence."""
     generator = SequenceGenerator([model], dictionary, beam_size=beam, max_len_b=12)
     generator.model.has_incremental = by_steps
