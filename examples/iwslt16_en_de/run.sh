@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# One row of Table 5 of Nguyen et al. 2022, from data to results/<CORPUS>-<SIZE>/<ROW>-seed<SEED>.json.
+#   ROW=softmax|linear|momentum|connection|adaptive|teacher bash examples/iwslt16_en_de/run.sh [fairseq-train's flags]
+# CORPUS      iwslt16; ted_mix, a substitute for its training set; multi30k (iwslt16)
+# DATA        iwslt16: its archive (default: downloaded); ted_mix: its folder; multi30k: folder of raw files (default: downloaded).
+#             Not needed where RUNS/<CORPUS>/prepared stands.
+# DISTILLED   1 trains on the teacher's translations of the training set, 0 on the references (1)
+# PRESET      paper: as the papers describe it; published-code: as their code does it, see scripts/run_row.sh (paper)
+# SIZE        paper: 278/507/5/2; small: 2 layers, 128 wide; tiny, to try things out (paper)
+# RUNS        folder for prepared data and checkpoints (runs in the repository)
+# RESULTS     folder for the JSON (examples/iwslt16_en_de/results/<CORPUS>-<SIZE>)
+# SEED        (1)
+# MAX_UPDATE  updates (250000 paper, 700 small, 20 tiny); the learning rate falls linearly to 1e-5 over them
+# MAX_MINUTES, STAGES, DTYPE, SPEED_RUNS, SCORE_FLAGS, PRECISION, DEVICE   see scripts/run_row.sh
+# TEACHER_…, WORKERS, SHARDS, DECODE_TOKENS                                see scripts/distill.sh
+# The paper's schedule: Adam, 3e-4 falling to 1e-5 over 250,000 updates of 2 × 2,048 tokens, however many GPUs there are: on one
+# GPU of today about two days. Every stage that stands is left as it is, and the same command goes on where it stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
+
+export ROW=${ROW:-} SIZE=${SIZE:-paper} PRESET=${PRESET:-paper} SEED=${SEED:-1}
+CORPUS=${CORPUS:-iwslt16}
+DATA=${DATA:-}
+DISTILLED=${DISTILLED:-1}
+RUNS=${RUNS:-$ROOT/runs}
+RESULTS=${RESULTS:-$ROOT/examples/iwslt16_en_de/results/$CORPUS-$SIZE}
+STAGES=${STAGES:-train evaluate}
+require_flag DISTILLED
+
+case $ROW in
+    softmax | linear | momentum | connection | adaptive | teacher) ;;
+    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive or teacher" ;;
+esac
+case $SIZE in
+    tiny)
+        export MAX_UPDATE=${MAX_UPDATE:-20} LR=${LR:-2e-3} WARMUP=${WARMUP:-5} VALIDATE_EVERY=${VALIDATE_EVERY:-10}
+        teacher=(momentum_transformer_tiny 20 1e-3 5 10)
+        ;;
+    small)
+        export MAX_UPDATE=${MAX_UPDATE:-700} LR=${LR:-2e-3} WARMUP=${WARMUP:-200} VALIDATE_EVERY=${VALIDATE_EVERY:-175}
+        teacher=(momentum_transformer_multi30k 3000 1e-3 500 500)
+        ;;
+    paper)
+        export MAX_UPDATE=${MAX_UPDATE:-250000} LR=${LR:-3e-4} WARMUP=${WARMUP:-0} VALIDATE_EVERY=${VALIDATE_EVERY:-2000}
+        export MAX_TOKENS=${MAX_TOKENS:-4096} TOTAL_TOKENS=${TOTAL_TOKENS:-4096}
+        teacher=(momentum_transformer_iwslt16_en_de 30000 5e-4 4000 1000)
+        ;;
+    *) die "SIZE=$SIZE: must be paper, small or tiny" ;;
+esac
+export TEACHER_ARCH=${TEACHER_ARCH:-${teacher[0]}} TEACHER_MAX_UPDATE=${TEACHER_MAX_UPDATE:-${teacher[1]}}
+export TEACHER_LR=${TEACHER_LR:-${teacher[2]}} TEACHER_WARMUP=${TEACHER_WARMUP:-${teacher[3]}}
+export TEACHER_VALIDATE_EVERY=${TEACHER_VALIDATE_EVERY:-${teacher[4]}}
+
+prepared=$RUNS/$CORPUS/prepared distilled=$RUNS/$CORPUS/distilled-$SIZE
+prepare() {
+    case $CORPUS in
+        iwslt16) CORPUS='' ARCHIVE=$DATA OUT=$prepared bash "$ROOT/scripts/prepare_iwslt16.sh" ;;
+        ted_mix) CORPUS='' DATA=$DATA OUT=$prepared bash "$ROOT/scripts/prepare_ted_mix.sh" ;;
+        multi30k)
+            local raw=${DATA:-$RUNS/multi30k/raw}
+            [[ -n $DATA ]] || bash "$ROOT/scripts/fetch_multi30k.sh" "$raw"
+            CORPUS="Multi30k" DATA=$raw OUT=$prepared BPE_OPERATIONS=${BPE_OPERATIONS:-3000} bash "$ROOT/scripts/prepare_parallel.sh"
+            ;;
+        *) die "CORPUS=$CORPUS: must be iwslt16, ted_mix or multi30k" ;;
+    esac
+}
+[[ -d $prepared/data-bin ]] || prepare
+data=$prepared
+if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) ]]; then
+    # The teacher is the same for all seeds.
+    DATA=$prepared OUT=$distilled STUDENT=0 SEED=1 bash "$ROOT/scripts/distill.sh"
+fi
+if [[ $ROW == teacher ]]; then
+    DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate bash "$ROOT/scripts/run_row.sh"
+    exit
+fi
+
+name=$ROW-seed$SEED
+[[ $DISTILLED == 1 ]] || name=raw-$name
+[[ $PRESET == paper ]] || name=$PRESET-$name
+[[ $DISTILLED == 0 ]] || data=$distilled/data
+DATA=$data MODEL=$RUNS/$CORPUS/$SIZE-$name RESULT=$RESULTS/$name.json STAGES=$STAGES bash "$ROOT/scripts/run_row.sh" "$@"

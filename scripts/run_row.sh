@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# One row of a translation table on prepared data: trains the model, then scores it. The recipes in examples/ call it.
+#   ROW=row DATA=prepared-folder MODEL=folder RESULT=file.json bash scripts/run_row.sh [fairseq-train's flags]
+# ROW          softmax, linear, momentum, connection or adaptive; teacher, an autoregressive model that distill.sh trained
+# DATA         folder made by prepare_parallel.sh or distill.sh
+# MODEL        folder for checkpoints
+# RESULT       JSON file to write
+# SIZE         tiny, to try things out; small: 2 layers, 128 wide; paper: 278/507/5/2 (paper)
+# PRESET       paper: as the papers describe it; published-code: as the code of Nguyen et al. does it, no denoising, no length
+#              predictor, adaptive momentum by the velocity; scored with reference lengths and repeats removed (paper)
+# STAGES       what to do (train evaluate)
+# MAX_UPDATE   updates (20000); the learning rate falls linearly to END_LR (1e-5) over them, from DECAY_UPDATES on constant (MAX_UPDATE)
+# MAX_MINUTES  training stops after so many minutes and the same command goes on (no limit)
+# DTYPE        of the scored model: float32, bfloat16 or float16 (float32)
+# SPEED_RUNS   timed runs of the scored model; 0 where others run beside it (3)
+# SCORE_FLAGS  further flags of evaluate.py ("")
+# LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY, SEED, PRECISION, DEVICE   see train.sh
+# Attention and connection as in Nguyen et al. 2022, Table 1, translation. A finished training and a result newer than its
+# checkpoint are left as they are.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+ROW=${ROW:-}
+DATA=${DATA:-}
+MODEL=${MODEL:-}
+RESULT=${RESULT:-}
+SIZE=${SIZE:-paper}
+PRESET=${PRESET:-paper}
+STAGES=${STAGES:-train evaluate}
+export MAX_UPDATE=${MAX_UPDATE:-20000}
+DECAY_UPDATES=${DECAY_UPDATES:-$MAX_UPDATE}
+END_LR=${END_LR:-1e-5}
+MAX_MINUTES=${MAX_MINUTES:-}
+DTYPE=${DTYPE:-float32}
+SPEED_RUNS=${SPEED_RUNS:-3}
+read -ra score_flags <<<"${SCORE_FLAGS:-}"
+
+[[ -n $DATA && -n $MODEL && -n $RESULT ]] || die "set DATA (prepared folder), MODEL (folder for checkpoints) and RESULT (JSON to write)"
+[[ $MAX_MINUTES =~ ^[0-9]*(\.[0-9]+)?$ ]] || die "MAX_MINUTES=$MAX_MINUTES: must be a number"
+for count in MAX_UPDATE DECAY_UPDATES; do require_count "$count"; done
+
+momentum=(--attention momentum --attention-momentum 0.6 --attention-step-size 0.6)
+case $ROW in
+    softmax | linear) training=(--attention "$ROW") ;;
+    momentum) training=("${momentum[@]}") ;;
+    connection) training=("${momentum[@]}" --connection momentum --connection-momentum 0.3 --connection-step-size 0.9) ;;
+    adaptive) training=("${momentum[@]}" --connection adaptive --connection-step-size 0.9) ;;
+    teacher)
+        training=()
+        [[ $STAGES == evaluate ]] || die "ROW=teacher: distill.sh trains it; STAGES=evaluate scores it"
+        ;;
+    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive or teacher" ;;
+esac
+case $SIZE in
+    tiny) ARCH=momentum_nat_tiny training+=(--train-steps 2) ;;
+    small) ARCH=momentum_nat_multi30k training+=(--layers 2 --train-steps 3) ;;
+    paper) ARCH=momentum_nat_iwslt16_en_de training+=(--train-steps 4) ;;
+    *) die "SIZE=$SIZE: must be tiny, small or paper" ;;
+esac
+case $PRESET in
+    paper) scoring=() ;;
+    published-code)
+        training+=(--denoising-probability 0 --length-loss-factor 0 --connection-ratio velocity)
+        scoring=(--lengths oracle --collapse-repeats)
+        ;;
+    *) die "PRESET=$PRESET: must be paper or published-code" ;;
+esac
+
+# Whether the log says that all updates are done; a checkpoint that is gone on from makes at least one more.
+is_trained() {
+    grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$MODEL/train.log"
+}
+
+note_revision() {
+    local revision
+    revision=$(git -C "$ROOT" describe --always --dirty --abbrev=12 2>/dev/null) || revision=${MOMENTUM_REVISION:-unknown}
+    mkdir -p "$MODEL" || die "MODEL=$MODEL: can't make this folder"
+    grep -qxFs "$revision" "$MODEL/revision.txt" || printf '%s\n' "$revision" >>"$MODEL/revision.txt"
+}
+
+train() {
+    if is_trained; then
+        say "train: $MODEL is trained, nothing to do"
+        return
+    fi
+    note_revision
+    local limit=()
+    if [[ -n $MAX_MINUTES ]]; then
+        # fairseq counts the hours of all runs that a training consists of.
+        limit=(--stop-time-hours "$(python "$ROOT/scripts/hours_trained.py" "$MODEL" --and-minutes "$MAX_MINUTES")")
+    fi
+    ARCH=$ARCH OUT=$MODEL bash "$ROOT/scripts/train.sh" --share-all-embeddings --lr-scheduler polynomial_decay \
+        --total-num-update "$DECAY_UPDATES" --end-learning-rate "$END_LR" "${limit[@]}" "${training[@]}" "$@"
+    is_trained || say "train: stopped before update $MAX_UPDATE; the same command goes on"
+}
+
+evaluate() {
+    local checkpoint=$MODEL/checkpoint_best.pt
+    [[ -f $checkpoint ]] || die "MODEL=$MODEL: no checkpoint_best.pt in it; train it first"
+    if [[ $RESULT -nt $checkpoint ]]; then
+        say "evaluate: $RESULT stands, nothing to do"
+        return
+    fi
+    CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$ROW" --dtype "$DTYPE" \
+        --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
+}
+
+export DATA
+activate
+for stage in $STAGES; do
+    case $stage in
+        train) train "$@" ;;
+        evaluate) evaluate ;;
+        *) die "STAGES: no stage $stage; there are train and evaluate" ;;
+    esac
+done
