@@ -1,0 +1,203 @@
+"""What one more word costs against its position: step-by-step decoding with softmax, linear and momentum attention, in one run.
+
+  python scripts/benchmark_autoregressive.py            # a minute on 2 cores; with --quick some seconds, to see it work
+  python scripts/benchmark_autoregressive.py --device cuda --dtype bfloat16
+
+Whole models with random weights take the step that predicts the word after position N, from the state that N − 1 words left
+(softmax: its key/value cache), source and projection to the vocabulary included. `greedy` is one hypothesis; `beam` four, which
+change places after the step as in fairseq's beam search. The kinds take turns, call by call; ratios are to softmax, the median
+over the turns of the ratio within a turn. State: bytes kept from one step to the next, for the words and, apart, for the source.
+Peak: the most that torch's allocator held during the step beyond that. Writes autoregressive.json and .png into --out.
+"""
+
+import argparse
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_attention import keep_freed_memory, peak_bytes, positive, positive_seconds, time_side_by_side
+from nat_benchmarks import ROWS, make_dictionary
+from plot_autoregressive import plot
+from run_record import ROOT, hardware, run_record, write_json
+from torch import Tensor
+
+from momentum_fairseq.models.causal_decoder import STATE
+from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
+
+SEARCHES = {"greedy": 1, "beam": 4}
+SIZES = ("embed_dim", "ffn_dim", "layers", "heads", "vocabulary", "source_words")
+
+
+def make_model(options: Namespace, kind: str) -> MomentumTransformerModel:
+    """Random weights, the same for every kind."""
+    torch.manual_seed(1)
+    dictionary, longest = make_dictionary(options.vocabulary), max(*options.positions, options.source_words + 1)
+    sizes = {name: getattr(options, name) for name in ("embed_dim", "ffn_dim", "layers", "heads")}
+    limits = {"max_source_positions": longest, "max_target_positions": longest}
+    config = MomentumTransformerConfig(**sizes, **limits, **ROWS[kind], share_all_embeddings=True)
+    model = MomentumTransformerModel(config, dictionary, dictionary)
+    return model.to(options.device, options.torch_dtype).eval()
+
+
+class Step:
+    """The step at one position, which can be taken again and again: it starts from a copy of the state that leads there."""
+
+    def __init__(self, model: MomentumTransformerModel, options: Namespace, position: int, hypotheses: int) -> None:
+        generator = torch.Generator().manual_seed(position)
+        words = partial(torch.randint, model.decoder.dictionary.nspecial, options.vocabulary, generator=generator)
+        source = words((1, options.source_words + 1))
+        source[:, -1] = model.decoder.dictionary.eos()
+        self.model, self.rows = model, torch.arange(hypotheses, device=options.device)
+        self.tokens = words((hypotheses, position)).to(options.device)
+        encoded = model.encoder(source.to(options.device))
+        self.encoded = model.encoder.reorder_encoder_out(encoded, torch.zeros_like(self.rows))
+        self.state: dict[str, Any] = {}
+        if position > 1:
+            model.decoder(self.tokens[:, :-1], self.encoded, self.state)
+
+    def __call__(self) -> dict[str, Any]:
+        """Log-probabilities of the next word; where there are several hypotheses they change places → the state."""
+        state = dict(self.state)
+        with torch.inference_mode():
+            logits, _ = self.model.decoder(self.tokens, self.encoded, state)
+            torch.log_softmax(logits[:, -1].float(), dim=-1)
+            if len(self.rows) > 1:
+                self.model.decoder.reorder_incremental_state(state, self.rows.roll(1))
+        return state
+
+    def state_bytes(self) -> dict[str, int]:
+        """Of the state after the step: of the words so far, and of the source."""
+        layers = self.model.decoder.get_incremental_state(self(), STATE).layers
+        return {
+            "state_bytes": sum(bytes_of(layer.words) for layer in layers),
+            "source_bytes": sum(bytes_of(layer.source) for layer in layers),
+        }
+
+
+def bytes_of(state: tuple[Any, ...]) -> int:
+    return sum(x.untyped_storage().nbytes() for x in state if isinstance(x, Tensor))
+
+
+def measure(options: Namespace, models: dict[str, MomentumTransformerModel]) -> list[dict[str, Any]]:
+    synchronise: Callable[[], None] = lambda: None  # noqa: E731
+    if options.device.type == "cuda":
+        synchronise = partial(torch.cuda.synchronize, options.device)
+    rows = []
+    for search in options.searches:
+        print(f"\n{search}: milliseconds a step, ratio to softmax; state and peak in MB\n{'N':>6}{heading(options.kinds)}")
+        for position in options.positions:
+            with torch.inference_mode():
+                steps = {kind: Step(model, options, position, SEARCHES[search]) for kind, model in models.items()}
+            results = time_side_by_side(steps, options.seconds, synchronise)
+            for kind, step in steps.items():
+                results[kind] |= {**step.state_bytes(), "peak_bytes": peak_bytes(step, options.device)}
+            print(f"{position:6}{cells(results)}", flush=True)
+            place = {"search": search, "hypotheses": SEARCHES[search], "position": position}
+            rows += [{**place, "kind": kind, **result} for kind, result in results.items()]
+    return rows
+
+
+def heading(kinds: list[str]) -> str:
+    return "".join(f"{kind:>12} ms  ratio  state   peak" for kind in kinds)
+
+
+def cells(results: dict[str, dict[str, float]]) -> str:
+    return "".join(
+        f"{r['median_ms']:15.2f} {r.get('ratio', float('nan')):6.2f} {r['state_bytes'] / 1e6:6.2f} {r['peak_bytes'] / 1e6:6.2f}"
+        for r in results.values()
+    )
+
+
+def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time and state at the last position over those at the first one."""
+    found = []
+    for search, kind in dict.fromkeys((row["search"], row["kind"]) for row in rows):
+        own = sorted((row for row in rows if (row["search"], row["kind"]) == (search, kind)), key=lambda row: row["position"])
+        first, last = own[0], own[-1]
+        ratios = {name: round(last[name] / first[name], 3) for name in ("median_ms", "state_bytes")}
+        found.append({"search": search, "kind": kind, "from": first["position"], "to": last["position"], **ratios})
+    return found
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--kinds", nargs="+", choices=ROWS, default=["softmax", "linear", "momentum"], help="(default: the three kinds)")
+    add("--positions", nargs="+", type=positive, default=[2**i for i in range(6, 13)], help="N (default: 64 … 4096)")
+    add("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES), help="(default: both)")
+    add("--embed-dim", type=positive, default=278, help="width (default: 278, the paper's)")
+    add("--ffn-dim", type=positive, default=507, help="width inside the feed-forward (507)")
+    add("--layers", type=positive, default=5, help="layers of encoder and decoder (5)")
+    add("--heads", type=positive, default=2, help="attention heads (2)")
+    add("--vocabulary", type=positive, default=8000, help="words in the dictionary (8000)")
+    add("--source-words", type=positive, default=32, help="words of the source (32)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of weights and activations")
+    add("--threads", type=positive, help="CPU threads (default: torch's)")
+    add("--seconds", type=positive_seconds, default=3.0, help="time for each line of a table (default: 3)")
+    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add("--quick", action="store_true", help="two short positions, a tiny model, little time: shows that it works")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.positions, options.seconds, options.vocabulary = [16, 128], 0.01, 100
+        options.embed_dim, options.ffn_dim, options.layers = 32, 32, 1
+    for name in ("kinds", "searches", "positions"):
+        setattr(options, name, list(dict.fromkeys(getattr(options, name))))
+    options.positions.sort()
+    if options.embed_dim % options.heads:
+        parser.error(f"--embed-dim {options.embed_dim} is not a multiple of --heads {options.heads}")
+    try:
+        options.device = torch.device(options.device)
+        torch.zeros(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    if options.device.type not in ("cpu", "cuda"):
+        parser.error(f"--device {options.device}: peak memory is measured on cpu and cuda only")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}")
+    options.torch_dtype = getattr(torch, options.dtype)
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    kept = options.device.type == "cpu" and keep_freed_memory()
+    machine = hardware(options.device)
+    print(f"{machine['device']}, {machine['threads']} threads, {options.dtype}")
+    load_before = os.getloadavg()
+    rows = measure(options, {kind: make_model(options, kind) for kind in options.kinds})
+    record = {
+        **run_record(sys.argv),
+        "hardware": machine,
+        "dtype": options.dtype,
+        **{name: getattr(options, name) for name in SIZES},
+        "freed_memory_kept": kept,
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "steps": rows,
+        "growth": growth(rows),
+    }
+    print()
+    for line in record["growth"]:
+        times = f"{line['median_ms']:.2f} times the time and {line['state_bytes']:.1f} times the state"
+        print(f"{line['search']:7} {line['kind']:10} word {line['to']} takes {times} of word {line['from']}")
+    write_json(options.out / "autoregressive.json", record)
+    print(f"\nwritten: {options.out / 'autoregressive.json'}")
+    try:
+        plot(record, options.out / "autoregressive.png")
+        print(f"written: {options.out / 'autoregressive.png'}")
+    except ModuleNotFoundError as error:
+        print(f"no plot: {error.name} is not installed")
+
+
+if __name__ == "__main__":
+    main()
