@@ -31,7 +31,11 @@ start_session() {
 seconds_left() { echo $((deadline - SECONDS)); }
 
 # before_deadline COMMAND…: it and all that it starts end before this call does.
-before_deadline() { timeout "$(($(seconds_left) - 5))" "$@"; }
+before_deadline() {
+    local seconds
+    seconds=$(($(seconds_left) - 5))
+    timeout "$((seconds > 0 ? seconds : 1))" "$@"  # 0 would be no limit
+}
 
 # side_by_side LOGS FUNCTION RESERVE JOB…: calls FUNCTION with the words of each JOB, SIDE_BY_SIDE at a time, its output in
 # LOGS/<JOB with dashes>.log. No job starts with fewer than RESERVE seconds left. Says what failed and what was left.
@@ -56,6 +60,6 @@ side_by_side() {
 # pack FILE FOLDER: the JSON files and logs under FOLDER in one archive.
 pack() {
     mkdir -p "$2"
-    (cd "$2" && find . -name '*.json' -o -name '*.log' | LC_ALL=C sort | tar -czf "$1.part" -T -)
+    (cd "$2" && find . -name "*.json" -o -name "*.log" -o -name "attention.*" | LC_ALL=C sort | tar -czf "$1.part" -T -)
     mv "$1.part" "$1"
 }

@@ -1,6 +1,6 @@
 """Print the hours that a training has taken so far, and some minutes: what --stop-time-hours wants for as many minutes more.
 
-  python scripts/hours_trained.py CHECKPOINT-FOLDER --and-minutes 7
+python scripts/hours_trained.py CHECKPOINT-FOLDER --and-minutes 7
 """
 
 import argparse

@@ -101,7 +101,7 @@ def speed_table(rows: list[Row]) -> str:
 
 
 def paper_table(rows: list[Row], steps: str = "10") -> str:
-    """Our rows after `steps` passes with predicted lengths beside Table 5 of the paper; empty where nothing was run."""
+    """Our rows after `steps` passes, or with their beam, predicted lengths, beside the paper's Table 5; empty where not run."""
     own: dict[str, list[Row]] = {name: [] for name in PAPER}
     for row in rows:
         own.setdefault(row.name, []).append(row)
@@ -109,9 +109,11 @@ def paper_table(rows: list[Row], steps: str = "10") -> str:
     for name, of_name in own.items():
         paper = [f"{PAPER[name][0]:.2f}", str(PAPER[name][1])] if name in PAPER else ["", ""]
         for row in of_name or [Row(name, name, [])]:
-            scores = [cell(row.values((split, "predicted", steps), "bleu"), 2) for split in ("valid", "test")]
-            chosen = [s for r in row.results for s in r["speeds"] if (s["batch"], s["steps"]) == ("1", steps)]
-            lines.append([row.label, *scores, cell([s["subwords_per_second"] for s in chosen], 0), *paper])
+            beam = next((key[2] for result in row.results for key in result.scores if key[2].startswith("beam")), None)
+            scores = [cell(row.values((split, "predicted", beam or steps), "bleu"), 2) for split in ("valid", "test")]
+            chosen = [s for result in row.results for s in result["speeds"] if (s["batch"], s["steps"]) == ("1", beam or steps)]
+            label = f"{row.label}, {beam}" if beam else row.label
+            lines.append([label, *scores, cell([s["subwords_per_second"] for s in chosen], 0), *paper])
     header = [f"{steps} steps", "bleu valid", "bleu test", "sub-words/s, batch 1", "paper's BLEU", "paper's tokens/s"]
     return markdown(header, lines)
 

@@ -1,65 +1,74 @@
 #!/usr/bin/env bash
-# On a machine with one GPU: the speed benchmarks, then all rows of the Multi30k table at the paper's size, side by side.
+# On a machine with one GPU: the speed benchmarks, then all rows of the Multi30k table, raw, at the paper's size, side by side.
+# Called again, it goes on; it says so when all is done.
 #   bash examples/multi30k_en_de/gpu.sh
-# OUT          folder for results (results/gpu beside this script)
-# WHEELS       folder of wheels to install first, for a machine without a network (none)
-# STAGES       what to do, in this order (benchmarks train table)
+# OUT          folder for what is brought back (results/gpu beside this script)
+# STAGES       what to do, in this order ("benchmarks train scores table")
 # SEEDS        trainings of each row ("1 2 3")
-# MAX_MINUTES  minutes for the trainings (7); called again, they go on from their checkpoints
-# Needs prepared data in runs/multi30k/bpe3000 where there is no network: run ROW=linear run.sh elsewhere first and carry it.
+# RUNS         folder for data, checkpoints and JSON (runs/multi30k in the repository); its bpe3000 must stand, carried from
+#              elsewhere, where there is no network: run.sh makes it
+# SIZE         paper; tiny, to try things out (paper)
+# MAX_UPDATE   see run.sh; MAX_MINUTES a call for the trainings (until two minutes before its end)
+# WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
+source "$ROOT/scripts/gpu_session.sh"
 
 OUT=${OUT:-$ROOT/examples/multi30k_en_de/results/gpu}
-WHEELS=${WHEELS:-}
-STAGES=${STAGES:-benchmarks train table}
+STAGES=${STAGES:-benchmarks train scores table}
 SEEDS=${SEEDS:-1 2 3}
-export SIZE=${SIZE:-paper} MAX_MINUTES=${MAX_MINUTES:-7} RESULTS=$OUT
+export SIZE=${SIZE:-paper} RUNS=${RUNS:-$ROOT/runs/multi30k}
 rows=(softmax linear momentum connection adaptive)
-
-# An environment of the machine's own Python and the wheels, in the form that activate takes.
-if [[ -n $WHEELS ]]; then
-    export MOMENTUM_ENV=$ROOT/.venv-gpu PYTHONPATH=$ROOT/.venv-gpu/site
-    mkdir -p "$MOMENTUM_ENV/bin"
-    python3 -m pip install -q --no-index --no-deps --upgrade --target "$MOMENTUM_ENV/site" "$WHEELS"/*.whl
-    ln -sf "$(command -v python3)" "$MOMENTUM_ENV/bin/python"
-    for tool in "$MOMENTUM_ENV"/site/bin/*; do ln -sf "$tool" "$MOMENTUM_ENV/bin/"; done
-fi
-activate
-mkdir -p "$OUT"
+results=$RUNS/gpu-$SIZE
+RUN=$ROOT/examples/multi30k_en_de/run.sh
+start_session
+mkdir -p "$OUT" "$results"
+OUT=$(realpath "$OUT")
+read -ra seeds <<<"$SEEDS"
+trainings=()
+for seed in "${seeds[@]}"; do
+    for row in "${rows[@]}"; do trainings+=("$row $seed"); done
+done
 
 benchmarks() {
-    local device=cuda
+    local device=cuda attention=(--dtype bfloat16 --tokens 65536 --seconds 0.3) model=() decoding=(--vocabulary 40000 --batches 1 64 512)
+    local training=(--sentences 128)
     python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || device=cpu
-    python "$ROOT/scripts/benchmark_attention.py" --device "$device" --dtype bfloat16 --tokens 65536 --seconds 0.3 --out "$OUT" \
-        >"$OUT/attention.txt"
-    python "$ROOT/scripts/benchmark_decoding.py" --vocabulary 40000 --batches 1 64 512 --out "$OUT/decoding.json"
-    python "$ROOT/scripts/benchmark_training.py" --sentences 128 --out "$OUT/training.json"
+    if [[ $SIZE == tiny ]]; then
+        model=(--embed-dim 8 --ffn-dim 8 --layers 1 --vocabulary 50 --words 3 5 --runs 1)
+        attention=(--quick) decoding=("${model[@]}" --batches 1 --steps 2) training=("${model[@]}" --sentences 4)
+    fi
+    before_deadline python "$ROOT/scripts/benchmark_attention.py" --device "$device" "${attention[@]}" --out "$results" \
+        >"$results/attention.txt"
+    before_deadline python "$ROOT/scripts/benchmark_decoding.py" "${decoding[@]}" --out "$results/decoding.json"
+    before_deadline python "$ROOT/scripts/benchmark_training.py" "${training[@]}" --out "$results/training.json"
 }
 
-train() {
-    local row seed workers=()
-    for seed in $SEEDS; do
-        for row in "${rows[@]}"; do
-            ROW=$row SEED=$seed OMP_NUM_THREADS=1 bash "$ROOT/examples/multi30k_en_de/run.sh" \
-                >"$OUT/$row-seed$seed.log" 2>&1 &
-            workers+=($!)
-        done
-    done
-    local failed=0
-    for worker in "${workers[@]}"; do wait "$worker" || failed=$((failed + 1)); done
-    [[ $failed == 0 ]] || say "train: $failed of ${#workers[@]} trainings failed; see $OUT/*.log"
+train_row() {
+    local minutes=${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}
+    ROW=$1 SEED=$2 STAGES=train MAX_MINUTES=$minutes OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
+
+score_row() {
+    ROW=$1 SEED=$2 RESULTS=$results/rows STAGES=evaluate SPEED_RUNS=0 OMP_NUM_THREADS=1 before_deadline bash "$RUN"
+}
+
+train() { side_by_side "$results/logs/train" train_row 150 "${trainings[@]}"; }
+
+scores() { side_by_side "$results/logs/scores" score_row 60 "${trainings[@]}"; }
 
 table() {
-    local results=()
-    for row in "${rows[@]}"; do results+=("$OUT/$row"-seed*.json); done
-    python "$ROOT/scripts/table.py" "${results[@]}" --plot "$OUT/bleu.png" | tee "$OUT/table.md"
-    tar -C "$OUT" -czf "$OUT/results.tar.gz" --exclude results.tar.gz .
+    local files
+    mapfile -t files < <(find "$results/rows" -name '*.json' 2>/dev/null | LC_ALL=C sort)
+    if ((${#files[@]})); then
+        python "$ROOT/scripts/table.py" "${files[@]}" --plot "$OUT/bleu.png" | tee "$OUT/table.md"
+    fi
+    pack "$OUT/results.tar.gz" "$results"
+    say "gpu: ${#files[@]} of ${#trainings[@]} results in $OUT; $(seconds_left) seconds left"
 }
 
 for stage in $STAGES; do
     case $stage in
-        benchmarks | train | table) "$stage" ;;
-        *) die "STAGES: no stage $stage; there are benchmarks, train and table" ;;
+        benchmarks | train | scores | table) "$stage" ;;
+        *) die "STAGES: no stage $stage; there are benchmarks, train, scores and table" ;;
     esac
 done

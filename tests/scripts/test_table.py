@@ -108,11 +108,13 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     text = print_table(make("softmax"))
     assert "24.34" not in text and "Lee" not in text
     data = json.loads(make("x").read_text())["data"]
-    text = print_table(make("softmax", data={**data, "corpus": table.PAPER_CORPUS}))
+    data = {**data, "corpus": table.PAPER_CORPUS}
+    text = print_table(make("softmax", data=data), make("teacher", steps=("beam 4",), data=data))
     papers, ours = text.split("\n\n", 1)
     assert cells(papers, "softmax") == [f"{bleu(2):.2f}", "", "", "24.34", "5104"]
+    assert cells(papers, "teacher, beam 4") == [f"{bleu(2):.2f}", "", "", "", ""]
     assert cells(papers, "adaptive") == ["", "", "", "22.20", "1410"]
-    assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11"]
+    assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11", ""]
     text = print_table(make("softmax", data={**data, "corpus": "TED mix en-de: a substitute for IWSLT'16", "substitute": True}))
     assert "24.34" not in text
 

@@ -1,0 +1,127 @@
+"""The rows of the translation tables: what each trains and scores with, where it goes on, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import hours_trained  # noqa: E402
+
+
+def run(script: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
+    """A script by its name, with the environment that runs the tests."""
+    shell = ["bash"] if script.endswith(".sh") else [sys.executable]
+    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    return subprocess.run([*shell, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated corpus under Multi30k's names."""
+    folder = tmp_path_factory.mktemp("raw")
+    made = run("scripts/generate_corpus.py", folder, "--pairs", 200)
+    assert made.returncode == 0, made.stderr
+    for split, name in (("val", "val"), ("test", "test_2016_flickr")):
+        for language in ("en", "de"):
+            lines = (folder / f"{split}.{language}").read_text(encoding="utf-8").splitlines()[:20]
+            (folder / f"{name}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_path):
+    settings = {"CORPUS": "multi30k", "DISTILLED": 0, "PRESET": "published-code", "SIZE": "tiny", "ROW": "adaptive", "SEED": 3}
+    places = {"DATA": raw, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "BPE_OPERATIONS": 50}
+    short = {"MAX_UPDATE": 4, "VALIDATE_EVERY": 2, "SPEED_RUNS": 0, "SCORE_FLAGS": "--splits test --steps 2"}
+    first, second = (run("examples/iwslt16_en_de/run.sh", **settings, **places, **short) for _ in range(2))
+    assert first.returncode == 0, first.stdout + first.stderr
+    result = json.loads((tmp_path / "results" / "published-code-raw-adaptive-seed3.json").read_text(encoding="utf-8"))
+    assert (result["name"], result["seed"], result["updates"] <= 4, result["max_update"]) == ("adaptive", 3, True, 4)
+    assert result["task"]["denoising_probability"] == 0
+    assert result["model"]["connection_ratio"] == "velocity"
+    assert result["collapse_repeats"] and [s["lengths"] for s in result["scores"]] == ["oracle"]
+    assert result["data"]["corpus"] == "Multi30k" and not result["data"]["distilled"]
+    assert len(result["training_revisions"]) == 1
+    assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
+
+
+def test_wrong_settings_are_named(tmp_path):
+    given = {"DATA": tmp_path, "MODEL": tmp_path / "model", "RESULT": tmp_path / "a.json"}
+    row = "scripts/run_row.sh"
+    assert "set DATA (prepared folder), MODEL" in run(row, ROW="softmax", DATA="").stderr
+    assert "ROW=other: must be softmax" in run(row, ROW="other", **given).stderr
+    assert "SIZE=huge: must be tiny" in run(row, ROW="linear", SIZE="huge", **given).stderr
+    assert "PRESET=mine: must be paper" in run(row, ROW="linear", PRESET="mine", **given).stderr
+    assert "MAX_MINUTES=long: must be a number" in run(row, ROW="linear", MAX_MINUTES="long", **given).stderr
+    assert "distill.sh trains it" in run(row, ROW="teacher", **given).stderr
+    assert "no checkpoint_best.pt in it; train it first" in run(row, ROW="linear", STAGES="evaluate", **given).stderr
+    for example in ("iwslt16_en_de", "multi30k_en_de"):
+        assert "ROW=other: must be softmax" in run(f"examples/{example}/run.sh", ROW="other", RUNS=tmp_path).stderr
+    refused = run("examples/iwslt16_en_de/run.sh", ROW="linear", CORPUS="mine", RUNS=tmp_path)
+    assert "CORPUS=mine: must be iwslt16, ted_mix or multi30k" in refused.stderr
+
+
+def test_a_time_limit_counts_from_now(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hours_trained.py", str(tmp_path), "--and-minutes", "6"])
+    hours_trained.main()
+    assert float(capsys.readouterr().out) == pytest.approx(0.1)
+    torch.save({"extra_state": {"previous_training_time": 7200.0}}, tmp_path / "checkpoint_last.pt")
+    hours_trained.main()
+    assert float(capsys.readouterr().out) == pytest.approx(2.1)
+
+
+SESSION = """
+source "$ROOT_FOLDER/scripts/common.sh"
+source "$ROOT_FOLDER/scripts/gpu_session.sh"
+job() {
+    echo "job $1"
+    touch "$HERE/at-work-$1"
+    sleep 0.3
+    find "$HERE" -name 'at-work-*' | wc -l >"$HERE/seen-$1"
+    rm "$HERE/at-work-$1"
+    [[ $1 != 3 ]]
+}
+"""
+
+
+def session(here: Path, script: str, **variables: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "ROOT_FOLDER": str(ROOT), "HERE": str(here), **{k: str(v) for k, v in variables.items()}}
+    return subprocess.run(["bash", "-c", SESSION + script], capture_output=True, text=True, env=environment)
+
+
+def test_jobs_run_side_by_side_and_failures_are_said(tmp_path):
+    result = session(tmp_path, 'side_by_side "$HERE/logs" job 10 "1 a" "2 b" "3 c" "4 d"', SIDE_BY_SIDE=2)
+    assert result.returncode == 0
+    assert result.stdout == f"job: 1 failed; see the logs in {tmp_path}/logs\n"
+    assert (tmp_path / "logs" / "4-d.log").read_text() == "job 4\n"
+    seen = [int((tmp_path / f"seen-{i}").read_text()) for i in (1, 2, 3, 4)]
+    assert max(seen) == 2
+
+
+def test_jobs_that_the_call_has_no_time_for_are_left(tmp_path):
+    result = session(tmp_path, 'side_by_side "$HERE/logs" job 61 1 2', CALL_MINUTES=1)
+    assert result.stdout == "job: no time for 2 of 2; call again\n"
+    assert not list(tmp_path.glob("seen-*"))
+
+
+def test_what_a_job_starts_ends_before_the_call(tmp_path):
+    result = session(tmp_path, "SECONDS=54; before_deadline bash -c 'sleep 30; echo late' || echo ended", CALL_MINUTES=1)
+    assert result.stdout == "ended\n"
+
+
+def test_results_come_back_in_one_archive(tmp_path):
+    results = tmp_path / "results" / "rows"
+    results.mkdir(parents=True)
+    for name in ("a.json", "b.log", "c.pt"):
+        (results / name).write_text("x")
+    session(tmp_path, 'pack "$HERE/results.tar.gz" "$HERE/results"')
+    listing = subprocess.run(["tar", "-tzf", tmp_path / "results.tar.gz"], capture_output=True, text=True).stdout
+    assert sorted(listing.split()) == ["./rows/a.json", "./rows/b.log"]
