@@ -21,7 +21,9 @@ start_session() {
             python3 -m pip install -q --no-index --no-deps --target "$MOMENTUM_ENV/site" "$WHEELS"/*.whl
             local tool
             for tool in "$MOMENTUM_ENV"/site/bin/*; do ln -sf "$tool" "$MOMENTUM_ENV/bin/"; done
-            ln -sf "$(command -v python3)" "$MOMENTUM_ENV/bin/python"
+            # Not a link: a virtual environment's interpreter finds its packages by its own path.
+            printf '#!/bin/sh\nexec %q "$@"\n' "$(command -v python3)" >"$MOMENTUM_ENV/bin/python"
+            chmod +x "$MOMENTUM_ENV/bin/python"
             touch "$MOMENTUM_ENV/installed"
         fi
     fi

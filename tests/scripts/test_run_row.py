@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,22 @@ def test_results_come_back_in_one_archive(tmp_path):
     session(tmp_path, 'pack "$HERE/results.tar.gz" "$HERE/results"')
     listing = subprocess.run(["tar", "-tzf", tmp_path / "results.tar.gz"], capture_output=True, text=True).stdout
     assert sorted(listing.split()) == ["./rows/a.json", "./rows/b.log"]
+
+
+def test_wheels_make_an_environment_of_the_machines_python(tmp_path):
+    wheels, metadata = tmp_path / "wheels", "greeting-1.dist-info"
+    wheels.mkdir()
+    files = {
+        "greeting.py": "def main():\n    print('hello')\n",
+        f"{metadata}/METADATA": "Metadata-Version: 2.1\nName: greeting\nVersion: 1\n",
+        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{metadata}/entry_points.txt": "[console_scripts]\ngreet = greeting:main\n",
+    }
+    with zipfile.ZipFile(wheels / "greeting-1-py3-none-any.whl", "w") as wheel:
+        for name, content in files.items():
+            wheel.writestr(name, content)
+        wheel.writestr(f"{metadata}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{metadata}/RECORD"]))
+    twice = 'ROOT="$HERE"; for _ in 1 2; do (start_session && greet && python -c "import greeting; print(3)"); done'
+    result = session(tmp_path, twice, WHEELS=wheels)
+    assert result.stdout == "hello\n3\n" * 2, result.stderr
+    assert (tmp_path / ".venv-gpu" / "installed").exists()
