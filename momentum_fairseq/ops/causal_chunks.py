@@ -10,22 +10,20 @@ from torch import Tensor
 CHUNK = 64
 
 
-class ChunkWeights(NamedTuple):
-    """What a recurrence multiplies by, its state being R matrices of keys times values.
+class StateWeights(NamedTuple):
+    """What a recurrence multiplies its state by, which is R matrices of keys times values.
 
-    The leading axes broadcast to `[B,H,C]`, for `carry` to `[B,H]`. A key's weights are finite even where it is padding.
+    The leading axes broadcast to `[B,H,C]`. A key's weights are finite even where it is padding.
 
     Attributes:
-        within: `[..,L,L]`, key j in query i of the same chunk, read for j <= i.
         queries: `[..,L,R]`, query i on the state that enters its chunk.
-        keys: `[..,L,R]`, key j in the state that leaves its chunk; of the C − 1 chunks before the last one, or of all (1).
-        carry: `[..,R·C,R·C]`, what leaves chunk e − 1 (the initial state for e = 0) in the state that enters chunk c.
+        keys: `[..,L,R]`, key j in the state that leaves its chunk.
+        across: `[..,R,R]`, the state that enters a chunk in the one that leaves it.
     """
 
-    within: Tensor
     queries: Tensor
     keys: Tensor
-    carry: Tensor
+    across: Tensor
 
 
 def number_of_chunks(length: int, key_dim: int, value_dim: int) -> int:
@@ -55,12 +53,21 @@ def last_chunk(x: Tensor, chunks: int) -> Tensor:
 
 
 def causal_attention(
-    q: Tensor, k: Tensor, v: Tensor, chunks: int, weights: ChunkWeights | None, initial: Tensor | None, z: Tensor | None, eps: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunks: int,
+    within: Tensor | None,
+    weights: StateWeights | None,
+    initial: Tensor | None,
+    z: Tensor | None,
+    eps: float,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Numerator over normaliser of every query, from the keys up to its own; padding keys and values are zeros.
 
     Args:
         q, k, v: `[B,H,N,D]`, `[B,H,N,D]`, `[B,H,N,M]`.
+        within: `[..,L,L]`, weight of key j in query i of the same chunk, read for j <= i; None = 1.
         weights: None = 1 everywhere, and R = 1.
         initial: state before the first key, `[B,H,R·D,M]`; None = zeros.
         z: sum of the keys before the first, `[B,H,D]`; None = zeros.
@@ -72,13 +79,12 @@ def causal_attention(
     q, k, v = (chunked(x, chunks) for x in (q, k, v))
     scores = (q @ k.transpose(-1, -2)).tril_()  # [B,H,C,L,L]
     normaliser = scores.sum(-1, keepdim=True)
-    if weights is not None:
-        scores = scores * weights.within if torch.is_grad_enabled() else scores.mul_(weights.within)
+    if within is not None:
+        scores = scores * within if torch.is_grad_enabled() else scores.mul_(within)
     numerator = scores @ v
     if chunks > 1 or initial is not None:
         states, sums = states_between(k[:, :, :-1], v[:, :, :-1], weights, initial, z)
-        queries = q if weights is None else outer(q, weights.queries)
-        numerator = numerator + queries @ states
+        numerator = numerator + (q if weights is None else outer(q, weights.queries)) @ states
         normaliser = normaliser + (q * sums.unsqueeze(-2)).sum(-1, keepdim=True)
         initial, z = states[:, :, -1], sums[:, :, -1]
     # Cut before the division: rows that fill the last chunk up may be 0/0, and their gradients would not be zeros.
@@ -87,22 +93,34 @@ def causal_attention(
 
 
 def states_between(
-    k: Tensor, v: Tensor, weights: ChunkWeights | None, initial: Tensor | None, z: Tensor | None
+    k: Tensor, v: Tensor, weights: StateWeights | None, initial: Tensor | None, z: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """State `[B,H,C+1,R·D,M]` and key sum `[B,H,C+1,D]` before the C chunks of k and v, between them, and after."""
-    (batch, heads, chunks, _, dim), value_dim = k.shape, v.shape[-1]
+    """State `[B,H,C+1,R·D,M]` and key sum `[B,H,C+1,D]` before the C chunks of k and v, between them, and after.
+
+    A loop over the chunks: from 32 chunks on it is quicker than one product with all weights from chunk to chunk, which
+    grows with their square, and hardly slower before.
+    """
+    batch, heads, chunks, _, dim = k.shape
     sums = F.pad(k.sum(-2).cumsum(2), (0, 0, 1, 0))
     sums = sums if z is None else sums + z.unsqueeze(2)
+    if weights is not None:
+        k = outer(k, weights.keys.expand(-1, -1, max(chunks, weights.keys.shape[2]), -1, -1)[:, :, :chunks])
+    own = k.transpose(-1, -2) @ v  # [B,H,C,R·D,M]
+    state = own.new_zeros(batch, heads, *own.shape[-2:]) if initial is None else initial
+    states = [state]
     if weights is None:
-        rows, carry = 1, k.new_ones(chunks + 1, chunks + 1).tril_()
+        for added in own.unbind(2):
+            states.append(states[-1] + added)
     else:
-        rows, carry = weights.keys.shape[-1], weights.carry
-        k = outer(k, weights.keys)
-    own = (k.transpose(-1, -2) @ v).reshape(batch, heads, rows * chunks, dim * value_dim)  # [B,H,R·C,D·M]
-    states = carry[..., rows:] @ own
-    if initial is not None:
-        states = states + carry[..., :rows] @ initial.reshape(batch, heads, rows, dim * value_dim)
-    return states.reshape(batch, heads, chunks + 1, rows * dim, value_dim), sums
+        rows = weights.across.shape[-1]
+        own = own.unflatten(-2, (rows, dim)).flatten(-2).flatten(0, 1)  # [B·H,C,R,D·M]
+        across = weights.across.expand(batch, heads, max(chunks, weights.across.shape[2]), rows, rows).flatten(0, 1)
+        state = state.unflatten(-2, (rows, dim)).flatten(-2).flatten(0, 1)
+        states = [state]
+        for added, factor in zip(own.unbind(1), across[:, :chunks].unbind(1), strict=True):
+            states.append(torch.baddbmm(added, factor, states[-1]))
+    shape = (batch, heads, chunks + 1, k.shape[-1], v.shape[-1])
+    return torch.stack(states, dim=2 if weights is None else 1).reshape(shape), sums
 
 
 def outer(x: Tensor, weights: Tensor) -> Tensor:

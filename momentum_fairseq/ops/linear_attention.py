@@ -141,7 +141,7 @@ def causal_linear_attention(
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
         chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3])
-        out, s, z = causal_attention(q, k, v, chunks, None, s, z, eps)
+        out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:
             return out
@@ -150,7 +150,7 @@ def causal_linear_attention(
 
 
 def linear_attention_step(
-    q: Tensor, k: Tensor, v: Tensor, state: LinearState | None, *, eps: float = 1e-6
+    q: Tensor, k: Tensor, v: Tensor, state: LinearState | None, *, eps: float = 1e-6, in_place: bool = False
 ) -> tuple[Tensor, LinearState]:
     """One more position of causal linear attention, in time and memory that don't depend on the prefix.
 
@@ -160,6 +160,7 @@ def linear_attention_step(
         v: value `[B,H,M]`.
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
+        in_place: write the new state over the given one; not where gradients are taken.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
@@ -173,11 +174,15 @@ def linear_attention_step(
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)
-        added = k.unsqueeze(-1) * v.unsqueeze(-2)
-        state = LinearState(added, k) if state is None else LinearState(state.s + added, state.z + k)
-        return read(q, state.s, state.z, eps).to(out_dtype), state
+        if state is None:
+            s, z = k.unsqueeze(-1) * v.unsqueeze(-2), k.clone()
+        else:
+            s, z = (x.to(v.dtype) for x in state)
+            s = torch.addcmul(s, k.unsqueeze(-1), v.unsqueeze(-2), out=s if in_place else None)
+            z = torch.add(z, k, out=z if in_place else None)
+        return read_state(q, s, z, eps).to(out_dtype), LinearState(s, z)
 
 
-def read(q: Tensor, s: Tensor, z: Tensor, eps: float) -> Tensor:
+def read_state(q: Tensor, s: Tensor, z: Tensor, eps: float) -> Tensor:
     """qᵀ s / (q·z + eps): `[B,H,D]`, `[B,H,D,M]`, `[B,H,D]` → `[B,H,M]`."""
     return (q.unsqueeze(-2) @ s).squeeze(-2) / ((q * z).sum(-1, keepdim=True) + eps)

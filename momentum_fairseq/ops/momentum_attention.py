@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import (
-    ChunkWeights,
+    StateWeights,
     causal_attention,
     chunk_length,
     chunked,
@@ -21,7 +20,9 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
-from momentum_fairseq.ops.linear_attention import read, weighted_linear_attention
+from momentum_fairseq.ops.linear_attention import read_state, weighted_linear_attention
+
+T = TypeVar("T")
 
 
 def momentum_attention(
@@ -171,79 +172,25 @@ def causal_momentum_attention(
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
+        real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
         state, z = None, None
         if initial_state is not None:
             s, m, z = (x.to(v.dtype) for x in initial_state)
             state = torch.cat([s, -m], dim=2)
         length = k.shape[2]
         chunks = number_of_chunks(length, k.shape[3], v.shape[3])
-        size = chunk_length(length, chunks)
-        real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
-        numbers = dict(momentum=momentum, step_size=step_size, dtype=v.dtype, device=v.device)
-        weights = chunk_weights(size, chunks - 1, None if real is None else chunked(real, chunks), **numbers)
-        out, state, z = causal_attention(q, k, v, chunks, weights, state, z, eps)
+        numbers = (momentum, step_size, v.dtype, v.device)
+        chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
+        weights = None if chunks == 1 and state is None else state_weights(*chunk)
+        out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
         out = out.to(out_dtype)
         if not return_state:
             return out
         k, v = last_chunk(k, chunks), last_chunk(v, chunks)
-        weights = chunk_weights(k.shape[3], 1, None if real is None else last_chunk(real, chunks), **numbers)
+        weights = state_weights(k.shape[3], None if real is None else last_chunk(real, chunks), *numbers)
         states, sums = states_between(k, v, weights, state, z)
         s, m = states[:, :, -1].chunk(2, dim=2)
         return out, MomentumState(s, -m, sums[:, :, -1])
-
-
-def chunk_weights(
-    size: int,
-    complete: int,
-    real: Tensor | None,
-    *,
-    momentum: float | Tensor,
-    step_size: float | Tensor,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> ChunkWeights:
-    """The weights of the state (s, −m) over chunks of `size` positions, the first `complete` of which leave a state.
-
-    With r the real keys of a chunk up to a position, R in all of it, n between two chunks, a_r = γ β (1 − β^r) / (1 − β):
-
-        o_r = q_r·s + a_r q_r·(−m) + Σ_{j≤r} γ w_{r−j} (q_r·k_j) v_j
-        s'  = s + a_n (−m) + Σ_j γ w_{R−j} k_j v_jᵀ        −m' = β^n (−m) + Σ_j β^{R−j} k_j v_jᵀ
-
-    Args:
-        real: bool `[B,1,C,L,1]`, True = no padding; None = no padding at all.
-    """
-    if real is None:
-        rank = torch.arange(1, size + 1, device=device).unsqueeze(0)  # [1,L]
-        before = torch.arange(complete + 1, device=device) * size  # [C]
-    else:
-        real = real.squeeze(-1)  # [B,1,C,L]
-        rank = real.cumsum(-1)
-        before = F.pad(real[:, :, :complete].sum(-1).cumsum(-1), (1, 0))
-    rank, before = rank.to(dtype), before.to(dtype)
-
-    def of_counts(function: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
-        """`[..,C,L]` → `[..,H,C,L]`: the function takes `[..,S]` and gives `[..,H,S]`."""
-        lead = 0 if real is None else 2
-        return function(count.flatten(lead)).unflatten(-1, count.shape[lead:])
-
-    def growth(count: Tensor) -> Tensor:
-        return weights_of_counts(count, momentum, step_size)
-
-    beta = momentum.to(dtype).unsqueeze(-1) if isinstance(momentum, Tensor) else momentum
-    within = of_counts(growth, (rank.unsqueeze(-1) - rank.unsqueeze(-2)).clamp(min=0) + 1)
-    # The growth of no key at all, which is 0, times β.
-    queries = of_counts(lambda count: beta * growth(count), rank)
-    queries = torch.stack([torch.ones_like(queries), queries], dim=-1)
-    own = rank if real is None else rank[:, :, : max(complete, 1)]
-    to_end = own[..., -1:] - own
-    keys = torch.stack([of_counts(growth, to_end + 1), of_counts(lambda count: beta**count, to_end)], dim=-1)
-    between = (before.unsqueeze(-1) - before.unsqueeze(-2)).clamp(min=0)
-    decay = of_counts(lambda count: beta**count, between)
-    upper = torch.stack([torch.ones_like(decay), of_counts(lambda count: beta * growth(count), between)], dim=-1)
-    lower = torch.stack([torch.zeros_like(decay), decay], dim=-1)
-    lower_triangle = torch.ones_like(between[..., :, :]).tril().unsqueeze(-1).unsqueeze(-3)
-    carry = torch.stack([upper, lower], dim=-3) * lower_triangle  # [..,C,2,C,2]
-    return ChunkWeights(within, queries, keys, carry.flatten(-2).flatten(-3, -2))
 
 
 def momentum_attention_step(
@@ -255,6 +202,7 @@ def momentum_attention_step(
     momentum: float | Tensor,
     step_size: float | Tensor,
     eps: float = 1e-6,
+    in_place: bool = False,
 ) -> tuple[Tensor, MomentumState]:
     """One more position of causal momentum attention, in time and memory that don't depend on the prefix (Eq. 12).
 
@@ -266,6 +214,7 @@ def momentum_attention_step(
         step_size: γ > 0, or a tensor `[H]`.
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
+        in_place: write the new state over the given one; not where gradients are taken.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
@@ -280,13 +229,108 @@ def momentum_attention_step(
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)
-        beta, gamma = (
-            x.to(v.dtype).reshape(-1, 1, 1) if isinstance(x, Tensor) else x for x in (momentum, step_size)
-        )
-        added = k.unsqueeze(-1) * v.unsqueeze(-2)
+        beta, gamma = (x.to(v.dtype).reshape(-1, 1, 1) if isinstance(x, Tensor) else x for x in (momentum, step_size))
         if state is None:
-            state = MomentumState(gamma * added, -added, k)
+            m = -k.unsqueeze(-1) * v.unsqueeze(-2)
+            s, z = -gamma * m, k.clone()
         else:
-            m = beta * state.m - added
-            state = MomentumState(state.s - gamma * m, m, state.z + k)
-        return read(q, state.s, state.z, eps).to(out_dtype), state
+            s, m, z = (x.to(v.dtype) for x in state)
+            decayed = torch.mul(m, beta, out=m if in_place else None)
+            m = torch.addcmul(decayed, k.unsqueeze(-1), v.unsqueeze(-2), value=-1, out=m if in_place else None)
+            if isinstance(gamma, Tensor):
+                s = torch.addcmul(s, m, gamma, value=-1, out=s if in_place else None)
+            else:
+                s = torch.sub(s, m, alpha=gamma, out=s if in_place else None)
+            z = torch.add(z, k, out=z if in_place else None)
+        return read_state(q, s, z, eps).to(out_dtype), MomentumState(s, m, z)
+
+
+def kept_where_fixed(weights: Callable[..., T]) -> Callable[..., T]:
+    """Keep what `weights(size, real, momentum, step_size, dtype, device)` gives for fixed numbers and no padding.
+
+    To make it anew would take as long as the products of a short sequence.
+    """
+    kept = lru_cache(maxsize=64)(weights)
+
+    @wraps(weights)
+    def look_up_or_make(size: int, real: Tensor | None, momentum: float | Tensor, step_size: float | Tensor, *more: Any) -> T:
+        if real is not None or isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
+            return weights(size, real, momentum, step_size, *more)
+        with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
+            return kept(size, None, momentum, step_size, *more)
+
+    return look_up_or_make
+
+
+@kept_where_fixed
+def weights_within(
+    size: int,
+    real: Tensor | None,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """γ w_{r−j} of key j in query r of the same chunk of `size` positions, `[..,L,L]`; anything finite for j > r.
+
+    Args:
+        real: bool `[B,1,C,L,1]`, False = padding, which doesn't count; None = no padding.
+    """
+    rank, _ = count_keys(size, real, device)
+    distance = (rank.unsqueeze(-1) - rank.unsqueeze(-2)).clamp(min=0)
+    return look_up(growth_by_count(size, momentum, step_size, dtype, device), distance + 1)
+
+
+@kept_where_fixed
+def state_weights(
+    size: int,
+    real: Tensor | None,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> StateWeights:
+    """The weights of the state (s, −m) over chunks of `size` positions, of which the keys up to `r`, R in all, are real.
+
+        o_r = q_r·s + γ β (1 − β^r) / (1 − β) q_r·(−m) + what the chunk's own keys add
+        s'  = s + γ β (1 − β^R) / (1 − β) (−m) + Σ_j γ w_{R−j} k_j v_jᵀ
+        −m' = β^R (−m) + Σ_j β^{R−j} k_j v_jᵀ
+
+    Args:
+        real: as of `weights_within`.
+    """
+    rank, total = count_keys(size, real, device)
+    further = total.unsqueeze(-1) - rank
+    growth = growth_by_count(size, momentum, step_size, dtype, device)
+    beta = momentum.to(dtype).reshape(-1, 1) if isinstance(momentum, Tensor) else momentum
+    decay = (beta ** torch.arange(size + 1, dtype=dtype, device=device)).reshape(-1, size + 1)
+    growth, decay = torch.broadcast_tensors(growth, decay)
+    entry = beta * growth
+    queries, across = look_up(entry, rank), look_up(entry, total)
+    one, zero = torch.ones_like(across), torch.zeros_like(across)
+    return StateWeights(
+        queries=torch.stack([torch.ones_like(queries), queries], dim=-1),
+        keys=torch.stack([look_up(growth, further + 1), look_up(decay, further)], dim=-1),
+        across=torch.stack([one, across, zero, look_up(decay, total)], dim=-1).unflatten(-1, (2, 2)),
+    )
+
+
+def count_keys(size: int, real: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Real keys of each chunk up to each position, `[B,C,L]`, and in all of it, `[B,C]`; without padding B = C = 1."""
+    if real is None:
+        return torch.arange(1, size + 1, device=device).reshape(1, 1, -1), torch.full((1, 1), size, device=device)
+    real = real.squeeze(-1).squeeze(1)
+    return real.cumsum(-1), real.sum(-1)
+
+
+def growth_by_count(
+    size: int, momentum: float | Tensor, step_size: float | Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """γ (1 − β^c) / (1 − β) for c = 0 … L, `[H,L+1]` or `[1,L+1]`; times β also right for c = 0 and β = 0."""
+    count = torch.arange(size + 1, dtype=dtype, device=device)
+    return weights_of_counts(count, momentum, step_size).reshape(-1, size + 1)
+
+
+def look_up(weights: Tensor, count: Tensor) -> Tensor:
+    """`[H,L+1]` at counts `[B,C,...]` → `[B,H,C,...]`."""
+    return weights[:, count].transpose(0, 1)
