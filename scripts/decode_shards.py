@@ -11,12 +11,12 @@ import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, utils
-from fairseq.data import data_utils
 from parallel_text import InputError, run
 from shards import Shard, all_shards
 
@@ -55,7 +55,7 @@ class Teacher:
             raise InputError(f"{checkpoint}: no such checkpoint")
         try:
             state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise InputError(f"{checkpoint}: not a whole checkpoint of fairseq: {str(error).splitlines()[0]}") from None
         task = state["cfg"].task
         if task._name != "translation":
@@ -71,7 +71,7 @@ class Teacher:
                 raise
             raise InputError(f"{checkpoint}: was trained with another dictionary than {data} has: {error}") from None
         self.model, self.device = model.to(device).eval(), device
-        # A hypothesis as long as fairseq's 200 words is a loop; one of twice the source and ten is long enough for any other.
+        # A hypothesis of fairseq's 200 words is a loop; twice the source and ten more are enough for any other.
         options = argparse.Namespace(beam=beam, lenpen=lenpen, max_len_a=2, max_len_b=10)
         self.generator = self.task.build_generator([self.model], options)
         updates = state["optimizer_history"][-1]["num_updates"]
@@ -80,7 +80,10 @@ class Teacher:
         self.dataset = self.task.dataset("train")
 
     def translate(self, lines: range, max_tokens: int) -> list[str]:
-        """The best hypothesis of each sentence, in sub-words, in order; batches of sentences of about the same length.
+        """The best hypothesis of each sentence, in sub-words, in order.
+
+        A batch is of sentences of one length: without padding, a hypothesis doesn't depend on its batch, nor does the number of
+        words at which a search that finds no end is cut.
 
         Raises:
             InputError: a sentence is longer than the model takes.
@@ -89,15 +92,17 @@ class Teacher:
         for line in lines:
             if sizes[line] > limit:
                 raise InputError(f"training set, line {line + 1}: {sizes[line]:,} sub-words, more than {limit:,}")
-        order = sorted(lines, key=lambda line: sizes[line])
-        batches = data_utils.batch_by_size(order, lambda line: int(sizes[line]), max_tokens=max_tokens)
-        found = {number: text for batch in batches for number, text in self._translate_batch(batch)}
+        found = {}
+        for size, group in groupby(sorted(lines, key=lambda line: sizes[line]), key=lambda line: sizes[line]):
+            same, step = list(group), max_tokens // size
+            for i in range(0, len(same), step):
+                found.update(self._translate_batch(same[i : i + step]))
         return [found[line] for line in lines]
 
     def _translate_batch(self, numbers: list[int]) -> Iterator[tuple[int, str]]:
         sample: dict[str, Any] = self.dataset.collater([self.dataset[number] for number in numbers])
         if self.device.type == "cuda":
-            sample = utils.move_to_cuda(sample)
+            sample = utils.move_to_cuda(sample, self.device)
         hypotheses = self.task.inference_step(self.generator, [self.model], sample)
         for number, ranked in zip(sample["id"].tolist(), hypotheses, strict=True):
             yield number, self.task.target_dictionary.string(ranked[0]["tokens"].cpu())

@@ -11,7 +11,7 @@
 # TEACHER_MAX_UPDATE, TEACHER_MAX_TOKENS, TEACHER_TOTAL_TOKENS, TEACHER_LR, TEACHER_WARMUP, TEACHER_VALIDATE_EVERY
 #                     as train.sh's, for the teacher (6000, 4096, none, 1e-3, 1000, 500); the best BLEU in validation teaches
 # BEAM, LENPEN        beam (4), and exponent of the length that scores are divided by (1)
-# SHARDS              parts in which the training set is translated (20)
+# SHARDS              parts in which the training set is translated; a kill loses one a worker (10)
 # WORKERS             processes that translate side by side (1); on GPUs, one or more on each
 # DECODE_TOKENS       source tokens a batch when translating (4096); the translation doesn't depend on it
 # STUDENT             0 ends when OUT/data stands: train.sh trains students on it (1)
@@ -31,7 +31,7 @@ TEACHER_WARMUP=${TEACHER_WARMUP:-1000}
 TEACHER_VALIDATE_EVERY=${TEACHER_VALIDATE_EVERY:-500}
 BEAM=${BEAM:-4}
 LENPEN=${LENPEN:-1}
-SHARDS=${SHARDS:-20}
+SHARDS=${SHARDS:-10}
 WORKERS=${WORKERS:-1}
 DECODE_TOKENS=${DECODE_TOKENS:-4096}
 STUDENT=${STUDENT:-1}
