@@ -1,5 +1,6 @@
 """Finds files by name in an archive, in the archives inside it, or in a folder, and reads them without unpacking the rest."""
 
+import errno
 import io
 import lzma
 import tarfile
@@ -56,7 +57,7 @@ def archive_members(place: str, file: BinaryIO, wants: Wants) -> Iterator[tuple[
     try:
         yield from (zip_members if beginning.startswith(b"PK") else tar_members)(file, wants)
     except (*DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk, not the archive
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk, not a place the archive names
             raise
         raise InputError(
             f"{place}: not a whole .tgz, .tar or .zip archive ({error or type(error).__name__}); it begins with {beginning!r}. "
