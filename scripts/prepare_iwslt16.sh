@@ -25,7 +25,7 @@ EDITION=${EDITION:-16}
 export SOURCE_LANG=${SOURCE_LANG:-en} TARGET_LANG=${TARGET_LANG:-de}
 export BPE_OPERATIONS=${BPE_OPERATIONS:-40000} NORMALIZE=${NORMALIZE:-1} TOKENIZED=0
 
-# WIT3's own addresses (wit3.fbk.eu/archive/…) answer no more; these are the copies that fairseq, torchtext and datasets use.
+# WIT3 moved: wit3.fbk.eu/archive/… is gone. These are where fairseq ('14), torchtext ('16, and its checksum) and datasets ('17) fetch.
 valid=tst2013 test=tst2014 md5=""
 case $EDITION in
     14)
