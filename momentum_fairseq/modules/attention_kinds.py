@@ -30,10 +30,12 @@ from momentum_fairseq.ops import (
     read_values,
     softmax_attention,
     softmax_pattern,
+    symmetric_momentum_attention,
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
 from momentum_fairseq.ops.momentum_attention import momentum_weights
+from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
 T = TypeVar("T")
 
@@ -240,10 +242,28 @@ class MomentumAttention(AttentionKind):
         return {"momentum": momentum, "step_size": step_size}
 
 
+class SymmetricMomentumAttention(MomentumAttention):
+    """Momentum attention averaged over both directions; it reads later keys, so it has no causal form."""
+
+    causal, step = AttentionKind.causal, AttentionKind.step
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
+        q, k = self.feature_map(q), self.feature_map(k)
+        return symmetric_momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+
+    def _weights(self, k: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        dtype, numbers = torch.promote_types(k.dtype, torch.float32), self._numbers()
+        return symmetric_momentum_weights(
+            k.shape[2], **numbers, key_padding_mask=key_padding_mask, dtype=dtype, device=k.device
+        )
+
+
 ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], AttentionKind]] = {
     "softmax": SoftmaxAttention,
     "linear": LinearAttention,
     "momentum": MomentumAttention,
+    "symmetric_momentum": SymmetricMomentumAttention,
 }
 
 

@@ -25,6 +25,7 @@ from momentum_fairseq.ops.momentum_attention import (
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
 from momentum_fairseq.ops.softmax_attention import causal_softmax_attention, softmax_attention
 from momentum_fairseq.ops.source_memory import KeysAndValues, WeightedSource, read_source, weighted_source
+from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_attention
 
 __all__ = [
     "FEATURE_MAPS",
@@ -50,5 +51,6 @@ __all__ = [
     "recurrent_momentum_attention",
     "softmax_attention",
     "softmax_pattern",
+    "symmetric_momentum_attention",
     "weighted_source",
 ]
