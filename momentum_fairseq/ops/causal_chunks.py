@@ -18,12 +18,13 @@ class StateWeights(NamedTuple):
     Attributes:
         queries: `[..,L,R]`, query i on the state that enters its chunk.
         keys: `[..,L,R]`, key j in the state that leaves its chunk.
-        across: `[..,R,R]`, the state that enters a chunk in the one that leaves it.
+        gain: `[..,R,R]`, the state that enters a chunk in what the state gains over it; not the whole factor, which is this
+            plus one, since a rounded factor near one would be wrong to the same side in every chunk.
     """
 
     queries: Tensor
     keys: Tensor
-    across: Tensor
+    gain: Tensor
 
 
 def number_of_chunks(length: int, key_dim: int, value_dim: int) -> int:
@@ -97,30 +98,31 @@ def states_between(
 ) -> tuple[Tensor, Tensor]:
     """State `[B,H,C+1,R·D,M]` and key sum `[B,H,C+1,D]` before the C chunks of k and v, between them, and after.
 
-    A loop over the chunks: from 32 chunks on it is quicker than one product with all weights from chunk to chunk, which
-    grows with their square, and hardly slower before.
+    A loop over the chunks: from 32 on it is quicker than one product with all weights from chunk to chunk, which grows with
+    their square, and hardly slower before.
     """
     batch, heads, chunks, _, dim = k.shape
     sums = F.pad(k.sum(-2).cumsum(2), (0, 0, 1, 0))
     sums = sums if z is None else sums + z.unsqueeze(2)
     if weights is not None:
-        k = outer(k, weights.keys.expand(-1, -1, max(chunks, weights.keys.shape[2]), -1, -1)[:, :, :chunks])
-    own = k.transpose(-1, -2) @ v  # [B,H,C,R·D,M]
-    state = own.new_zeros(batch, heads, *own.shape[-2:]) if initial is None else initial
+        k = outer(k, over_chunks(weights.keys, chunks))
+    rows, width = k.shape[-1] // dim, dim * v.shape[-1]
+    own = (k.transpose(-1, -2) @ v).reshape(batch * heads, chunks, rows, width)
+    state = own.new_zeros(batch * heads, rows, width) if initial is None else initial.reshape(batch * heads, rows, width)
     states = [state]
     if weights is None:
-        for added in own.unbind(2):
+        for added in own.unbind(1):
             states.append(states[-1] + added)
     else:
-        rows = weights.across.shape[-1]
-        own = own.unflatten(-2, (rows, dim)).flatten(-2).flatten(0, 1)  # [B·H,C,R,D·M]
-        across = weights.across.expand(batch, heads, max(chunks, weights.across.shape[2]), rows, rows).flatten(0, 1)
-        state = state.unflatten(-2, (rows, dim)).flatten(-2).flatten(0, 1)
-        states = [state]
-        for added, factor in zip(own.unbind(1), across[:, :chunks].unbind(1), strict=True):
-            states.append(torch.baddbmm(added, factor, states[-1]))
-    shape = (batch, heads, chunks + 1, k.shape[-1], v.shape[-1])
-    return torch.stack(states, dim=2 if weights is None else 1).reshape(shape), sums
+        gains = over_chunks(weights.gain, chunks).expand(batch, heads, -1, -1, -1).flatten(0, 1)
+        for added, gain in zip(own.unbind(1), gains.unbind(1), strict=True):
+            states.append(torch.baddbmm(states[-1] + added, gain, states[-1]))
+    return torch.stack(states, dim=1).reshape(batch, heads, chunks + 1, k.shape[-1], v.shape[-1]), sums
+
+
+def over_chunks(weights: Tensor, chunks: int) -> Tensor:
+    """Weights `[..,C',.,.]` of all chunks or of each (C' = 1) → `[..,C,.,.]`, of the first C."""
+    return (weights if weights.shape[2] > 1 else weights.expand(-1, -1, chunks, -1, -1))[:, :, :chunks]
 
 
 def outer(x: Tensor, weights: Tensor) -> Tensor:

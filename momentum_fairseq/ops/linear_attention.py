@@ -160,13 +160,14 @@ def linear_attention_step(
         v: value `[B,H,M]`.
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
-        in_place: write the new state over the given one; not where gradients are taken.
+        in_place: write the new state over the given one, which saves the time to get new memory.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
         ValueError: shapes that disagree.
+        RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)
     if state is not None:

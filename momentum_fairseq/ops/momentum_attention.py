@@ -214,13 +214,14 @@ def momentum_attention_step(
         step_size: γ > 0, or a tensor `[H]`.
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
-        in_place: write the new state over the given one; not where gradients are taken.
+        in_place: write the new state over the given one, which saves the time to get new memory.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
         ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
+        RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)
     check_momentum(momentum, step_size, q.shape[1])
@@ -235,14 +236,19 @@ def momentum_attention_step(
             s, z = -gamma * m, k.clone()
         else:
             s, m, z = (x.to(v.dtype) for x in state)
-            decayed = torch.mul(m, beta, out=m if in_place else None)
-            m = torch.addcmul(decayed, k.unsqueeze(-1), v.unsqueeze(-2), value=-1, out=m if in_place else None)
-            if isinstance(gamma, Tensor):
-                s = torch.addcmul(s, m, gamma, value=-1, out=s if in_place else None)
-            else:
-                s = torch.sub(s, m, alpha=gamma, out=s if in_place else None)
+            # Not β m: the rounding of β, the same at each step, would add up over them as β → 1.
+            m = subtract(m, m, 1 - beta, out=m if in_place else None)
+            m = torch.addcmul(m, k.unsqueeze(-1), v.unsqueeze(-2), value=-1, out=m if in_place else None)
+            s = subtract(s, m, gamma, out=s if in_place else None)
             z = torch.add(z, k, out=z if in_place else None)
         return read_state(q, s, z, eps).to(out_dtype), MomentumState(s, m, z)
+
+
+def subtract(x: Tensor, y: Tensor, factor: float | Tensor, *, out: Tensor | None) -> Tensor:
+    """x − factor y, in one pass."""
+    if isinstance(factor, Tensor):
+        return torch.addcmul(x, y, factor, value=-1, out=out)
+    return torch.sub(x, y, alpha=factor, out=out)
 
 
 def kept_where_fixed(weights: Callable[..., T]) -> Callable[..., T]:
@@ -278,7 +284,7 @@ def weights_within(
     """
     rank, _ = count_keys(size, real, device)
     distance = (rank.unsqueeze(-1) - rank.unsqueeze(-2)).clamp(min=0)
-    return look_up(growth_by_count(size, momentum, step_size, dtype, device), distance + 1)
+    return look_up(growth_by_count(size, momentum, step_size, device).to(dtype), distance + 1)
 
 
 @kept_where_fixed
@@ -301,17 +307,17 @@ def state_weights(
     """
     rank, total = count_keys(size, real, device)
     further = total.unsqueeze(-1) - rank
-    growth = growth_by_count(size, momentum, step_size, dtype, device)
-    beta = momentum.to(dtype).reshape(-1, 1) if isinstance(momentum, Tensor) else momentum
-    decay = (beta ** torch.arange(size + 1, dtype=dtype, device=device)).reshape(-1, size + 1)
+    growth = growth_by_count(size, momentum, step_size, device)
+    beta = momentum.double().reshape(-1, 1) if isinstance(momentum, Tensor) else momentum
+    decay = (beta ** torch.arange(size + 1, dtype=torch.float64, device=device)).reshape(-1, size + 1)
     growth, decay = torch.broadcast_tensors(growth, decay)
     entry = beta * growth
-    queries, across = look_up(entry, rank), look_up(entry, total)
-    one, zero = torch.ones_like(across), torch.zeros_like(across)
+    queries, gain = look_up(entry, rank), look_up(entry, total)
+    zero = torch.zeros_like(gain)
     return StateWeights(
-        queries=torch.stack([torch.ones_like(queries), queries], dim=-1),
-        keys=torch.stack([look_up(growth, further + 1), look_up(decay, further)], dim=-1),
-        across=torch.stack([one, across, zero, look_up(decay, total)], dim=-1).unflatten(-1, (2, 2)),
+        queries=torch.stack([torch.ones_like(queries), queries], dim=-1).to(dtype),
+        keys=torch.stack([look_up(growth, further + 1), look_up(decay, further)], dim=-1).to(dtype),
+        gain=torch.stack([zero, gain, zero, look_up(decay - 1, total)], dim=-1).unflatten(-1, (2, 2)).to(dtype),
     )
 
 
@@ -323,11 +329,9 @@ def count_keys(size: int, real: Tensor | None, device: torch.device) -> tuple[Te
     return real.cumsum(-1), real.sum(-1)
 
 
-def growth_by_count(
-    size: int, momentum: float | Tensor, step_size: float | Tensor, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """γ (1 − β^c) / (1 − β) for c = 0 … L, `[H,L+1]` or `[1,L+1]`; times β also right for c = 0 and β = 0."""
-    count = torch.arange(size + 1, dtype=dtype, device=device)
+def growth_by_count(size: int, momentum: float | Tensor, step_size: float | Tensor, device: torch.device) -> Tensor:
+    """γ (1 − β^c) / (1 − β) for c = 0 … L, `[H,L+1]` or `[1,L+1]`, float64; times β also right for c = 0 and β = 0."""
+    count = torch.arange(size + 1, dtype=torch.float64, device=device)
     return weights_of_counts(count, momentum, step_size).reshape(-1, size + 1)
 
 
