@@ -78,7 +78,8 @@ class AttentionKind(nn.Module):
     def step(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """N new positions after those in `state`, None before the first → `[B,H,N,M]` and the new state.
 
-        A state's `reorder(order)` gives that of other rows of the batch, int64 `[B']`.
+        The state given is spent: without gradients the new one is written over it. A state's `reorder(order)` is that of other
+        rows of the batch, int64 `[B']`.
         """
         raise NotImplementedError
 
@@ -155,7 +156,8 @@ class LinearAttention(AttentionKind):
     ) -> tuple[Tensor, LinearState]:
         q, k = self.feature_map(q), self.feature_map(k)
         if key_padding_mask is None and q.shape[2] == 1:
-            out, state = linear_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state)
+            in_place = not torch.is_grad_enabled()
+            out, state = linear_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state, in_place=in_place)
             return out.unsqueeze(2), state
         return causal_linear_attention(
             q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True
@@ -210,7 +212,10 @@ class MomentumAttention(AttentionKind):
     ) -> tuple[Tensor, MomentumState]:
         q, k, numbers = self.feature_map(q), self.feature_map(k), self._numbers()
         if key_padding_mask is None and q.shape[2] == 1:
-            out, state = momentum_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state, **numbers)
+            in_place = not torch.is_grad_enabled()
+            out, state = momentum_attention_step(
+                q.squeeze(2), k.squeeze(2), v.squeeze(2), state, in_place=in_place, **numbers
+            )
             return out.unsqueeze(2), state
         return causal_momentum_attention(
             q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True, **numbers

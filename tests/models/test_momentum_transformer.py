@@ -66,8 +66,9 @@ def logits(model: MomentumTransformerModel, source: Tensor, target: Tensor) -> T
 
 def by_steps(model: MomentumTransformerModel, source: Tensor, target: Tensor, ends: list[int]) -> Tensor:
     """The logits of the target, read up to each of `ends` at a time."""
-    encoded, state = model.encoder(source), {}
-    return torch.cat([model.decoder(target[:, :end], encoded, state)[0] for end in ends], dim=1)
+    with torch.no_grad():
+        encoded, state = model.encoder(source), {}
+        return torch.cat([model.decoder(target[:, :end], encoded, state)[0] for end in ends], dim=1)
 
 
 # step by step

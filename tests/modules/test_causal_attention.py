@@ -70,18 +70,20 @@ def test_it_is_the_recurrence(kind):
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("sizes", [[1] * 9, [9], [4, 1, 1, 3]])
 @pytest.mark.parametrize("side", [None, "left", "right", "both"])
 @pytest.mark.parametrize("options", VARIANTS)
-def test_steps_give_what_all_positions_at_once_give(options, side, sizes):
+def test_steps_give_what_all_positions_at_once_give(options, side, sizes, gradients):
     module, x = attention(**options), normal(3, 9, 12)
     mask = torch.zeros(3, 9, dtype=torch.bool)
     if side in ("left", "both"):
         mask[0, :3] = True
     if side in ("right", "both"):
         mask[0, 7:] = mask[1, 4:] = True
-    expected = module(x, mask if side else None)
-    torch.testing.assert_close(by_steps(module, x, mask, sizes), expected, rtol=1e-10, atol=1e-11)
+    with torch.set_grad_enabled(gradients):
+        expected = module(x, mask if side else None)
+        torch.testing.assert_close(by_steps(module, x, mask, sizes), expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("options", VARIANTS)
