@@ -91,31 +91,12 @@ class CausalDecoder(FairseqIncrementalDecoder):
     ) -> tuple[Tensor, None]:
         """As `forward`, before the projection: `[B,N,C]`."""
         padding_mask = prev_output_tokens.eq(self.embedding.padding_idx)
-        source, source_mask, sentence = None, None, None
-        if encoder_out is not None:
-            source, source_mask, sentence = encoder_out
-            source_mask = needed_mask(source_mask)
-        velocities = Velocities()
         if incremental_state is None:
-            x, mask = self._embed(prev_output_tokens, padding_mask, 0), needed_causal_mask(padding_mask)
-            for layer in self.layers:
-                x = layer(x, mask, source, source_mask, velocities)
-            return self.layer_norm(x), None
-        state = self.get_incremental_state(incremental_state, STATE)
-        if state is None:
-            state = DecoderState([layer.start(source, source_mask) for layer in self.layers], 0, sentence)
-        if state.read >= prev_output_tokens.shape[1]:
-            raise ValueError(
-                f"{state.read} words are read already and {prev_output_tokens.shape[1]} were given; give all the words so far, "
-                f"not the last one alone, and a new incremental state for other words"
-            )
-        x = self._embed(prev_output_tokens, padding_mask, state.read)
-        mask, states = needed_mask(padding_mask[:, state.read :]), []
-        for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x, layer_state = layer.step(x, mask, layer_state, velocities)
-            states.append(layer_state)
-        state = DecoderState(states, prev_output_tokens.shape[1], state.sentence)
-        self.set_incremental_state(incremental_state, STATE, state)
+            x = self._read(prev_output_tokens, padding_mask, encoder_out)
+        else:
+            state = self.get_incremental_state(incremental_state, STATE) or self._start(encoder_out)
+            x, state = self._read_on(prev_output_tokens, padding_mask, state)
+            self.set_incremental_state(incremental_state, STATE, state)
         return self.layer_norm(x), None
 
     def output_layer(self, features: Tensor) -> Tensor:
@@ -132,7 +113,40 @@ class CausalDecoder(FairseqIncrementalDecoder):
         """The longest target, in tokens."""
         return self.max_target_positions
 
+    def _read(self, tokens: Tensor, padding_mask: Tensor, encoder_out: EncodedSource | None) -> Tensor:
+        """All words at once: int64 and bool `[B,N]` → `[B,N,C]`."""
+        x, mask, velocities = self._embed(tokens, padding_mask, 0), needed_causal_mask(padding_mask), Velocities()
+        source, source_mask = source_of(encoder_out)
+        for layer in self.layers:
+            x = layer(x, mask, source, source_mask, velocities)
+        return x
+
+    def _start(self, encoder_out: EncodedSource | None) -> DecoderState:
+        """The state before the first word: the source is read once."""
+        source, source_mask = source_of(encoder_out)
+        sentence = None if encoder_out is None else encoder_out.sentence
+        return DecoderState([layer.start(source, source_mask) for layer in self.layers], 0, sentence)
+
+    def _read_on(self, tokens: Tensor, padding_mask: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """The words that the state has not read: int64 and bool `[B,N]` → `[B,N−read,C]` and the new state."""
+        if state.read >= tokens.shape[1]:
+            raise ValueError(
+                f"{state.read} words are read already and {tokens.shape[1]} were given; give all the words so far, not the "
+                f"last one alone, and a new incremental state for other words"
+            )
+        x, velocities = self._embed(tokens, padding_mask, state.read), Velocities()
+        mask, states = needed_mask(padding_mask[:, state.read :]), []
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x, layer_state = layer.step(x, mask, layer_state, velocities)
+            states.append(layer_state)
+        return x, DecoderState(states, tokens.shape[1], state.sentence)
+
     def _embed(self, tokens: Tensor, padding_mask: Tensor, first: int) -> Tensor:
         """Columns `first` and later of tokens `[B,N]` → `[B,N−first,C]`."""
         x = self.scale * self.embedding(tokens[:, first:])
         return self.dropout(x + self.positions.of_real_tokens(padding_mask, first).to(x.dtype))
+
+
+def source_of(encoder_out: EncodedSource | None) -> tuple[Tensor | None, Tensor | None]:
+    """The encoder's output `[B,S,C]` and its mask, None where it masks nothing; no source in a language model."""
+    return (None, None) if encoder_out is None else (encoder_out.hidden, needed_mask(encoder_out.padding_mask))

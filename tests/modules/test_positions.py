@@ -36,3 +36,10 @@ def test_positions_count_from_the_first_real_token_on_either_side():
     assert torch.equal(out[0, 2:], positions(3))
     assert torch.equal(out[1, :3], positions(3))
     assert torch.equal(out[2], positions(5))
+
+
+def test_positions_of_later_columns_go_on_counting():
+    positions = SinusoidalPositions(10, 4)
+    padding = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    for first in range(5):
+        assert torch.equal(positions.of_real_tokens(padding, first), positions.of_real_tokens(padding)[:, first:])
