@@ -73,7 +73,9 @@ def difference(value: float, row: np.ndarray, baseline: np.ndarray) -> Differenc
     """Compare two rows' resampled BLEU `[SAMPLES]`; `value` is the difference on the whole set."""
     differences = row - baseline
     sizes = np.abs(differences)
-    return Difference(value, half_interval(differences), float(_compute_p_value(sizes - sizes.mean(), abs(value))))
+    # sacreBLEU's formula finds the least p-value for equal translations.
+    p_value = _compute_p_value(sizes - sizes.mean(), abs(value)) if sizes.any() else 1.0
+    return Difference(value, half_interval(differences), float(p_value))
 
 
 def signature() -> dict[str, Any]:

@@ -65,3 +65,10 @@ pack() {
     (cd "$2" && find . -name "*.json" -o -name "*.log" -o -name "attention.*" | LC_ALL=C sort | tar -czf "$1.part" -T -)
     mv "$1.part" "$1"
 }
+
+# results_of FOLDER ROW…: the JSON files of each row in turn, one a line.
+results_of() {
+    local folder=$1 row
+    shift
+    for row in "$@"; do find "$folder" -name "$row-seed*.json" 2>/dev/null | LC_ALL=C sort; done
+}

@@ -20,13 +20,19 @@ sys.path.insert(0, str(ROOT))
 
 
 def run_record(command: list[str]) -> dict[str, str]:
-    """The command with paths inside the repository relative to it, the date, and the git revision."""
-    words = [os.path.relpath(word, ROOT) if Path(word).is_relative_to(ROOT) else word for word in map(str, command[1:])]
+    """The command with paths relative to the repository, those elsewhere by name only; the date; the git revision."""
     return {
-        "command": shlex.join(["python", os.path.relpath(command[0], ROOT), *words]),
+        "command": shlex.join(["python", os.path.relpath(command[0], ROOT), *map(without_folders, map(str, command[1:]))]),
         "date": datetime.date.today().isoformat(),
         "git_revision": git_revision(),
     }
+
+
+def without_folders(word: str) -> str:
+    """A word of a command line without the folders of this machine, which say nothing to others."""
+    if not os.path.isabs(word):
+        return word
+    return os.path.relpath(word, ROOT) if Path(word).is_relative_to(ROOT) else f".../{Path(word).name}"
 
 
 def git_revision() -> str:

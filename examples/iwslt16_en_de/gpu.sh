@@ -101,7 +101,7 @@ table() {
     local corpus folder files done=0
     for corpus in "${corpora[@]}"; do
         for folder in "$results/$corpus" "$results/$corpus-bfloat16"; do
-            mapfile -t files < <(find "$folder" -name '*.json' 2>/dev/null | LC_ALL=C sort)
+            mapfile -t files < <(results_of "$folder" "${rows[@]}" teacher)
             ((${#files[@]})) || continue
             local baseline=()
             [[ ! -f $folder/linear-seed${seeds[0]}.json ]] || baseline=(--baseline linear)

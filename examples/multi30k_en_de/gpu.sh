@@ -58,7 +58,7 @@ scores() { side_by_side "$results/logs/scores" score_row 60 "${trainings[@]}"; }
 
 table() {
     local files
-    mapfile -t files < <(find "$results/rows" -name '*.json' 2>/dev/null | LC_ALL=C sort)
+    mapfile -t files < <(results_of "$results/rows" "${rows[@]}")
     if ((${#files[@]})); then
         python "$ROOT/scripts/table.py" "${files[@]}" --plot "$OUT/bleu.png" | tee "$OUT/table.md" ||
             say "table: failed; the JSON files are brought back all the same"
