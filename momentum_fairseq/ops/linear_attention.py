@@ -146,7 +146,7 @@ def causal_linear_attention(
         if not return_state:
             return out
         states, sums = states_between(last_chunk(k, chunks), last_chunk(v, chunks), None, s, z)
-        return out, LinearState(states[:, :, -1], sums[:, :, -1])
+        return out, LinearState(states[:, :, -1].contiguous(), sums[:, :, -1].contiguous())  # views would keep all states
 
 
 def linear_attention_step(

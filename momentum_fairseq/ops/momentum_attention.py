@@ -190,7 +190,7 @@ def causal_momentum_attention(
         weights = state_weights(k.shape[3], None if real is None else last_chunk(real, chunks), *numbers)
         states, sums = states_between(k, v, weights, state, z)
         s, m = states[:, :, -1].chunk(2, dim=2)
-        return out, MomentumState(s, -m, sums[:, :, -1])
+        return out, MomentumState(s.contiguous(), -m, sums[:, :, -1].contiguous())  # views would keep all states
 
 
 def momentum_attention_step(
