@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+from momentum_fairseq.teacher_scorer import TeacherScorer
 
 STOPPING_RULES = ("equality", "jaccard")
 Hypothesis = dict[str, Any]
@@ -28,9 +29,10 @@ class RefinementGenerator:
         collapse_repeats: drop each token that equals the one before it from the result (not part of the method: the paper's
             published code does this).
         retain_history: keep the output of every pass.
+        scorer: an autoregressive teacher whose score, in place of the model's own, ranks the length beam.
 
     Raises:
-        ValueError: a value out of range, or a length beam with oracle lengths.
+        ValueError: a value out of range, a length beam with oracle lengths, or a scorer without a length beam.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class RefinementGenerator:
         oracle_length: bool = False,
         collapse_repeats: bool = False,
         retain_history: bool = False,
+        scorer: TeacherScorer | None = None,
     ) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")
@@ -56,6 +59,9 @@ class RefinementGenerator:
             raise ValueError(f"length_beam must be at least 1, got {length_beam}")
         if oracle_length and length_beam > 1:
             raise ValueError(f"oracle lengths leave nothing to a length beam of {length_beam}; choose one of the two")
+        if scorer is not None and length_beam == 1:
+            raise ValueError("a teacher has nothing to rank: --rescore-with needs --iter-decode-with-beam of at least 2")
+        self.scorer = scorer
         self.padding = target_dictionary.pad()
         self.symbols_to_strip_from_output = {target_dictionary.bos(), self.padding, target_dictionary.eos()}
         self.max_steps, self.adaptive, self.stopping, self.window = max_steps, adaptive, stopping, window
@@ -76,8 +82,8 @@ class RefinementGenerator:
             models: exactly one. sample: `net_input.src_tokens` `[B,S]`, and `target` `[B,N]` for oracle lengths.
 
         Returns:
-            For each sentence its hypotheses, best first: `tokens` int64 `[T]`, `score` (mean log p in the last pass),
-            `positional_scores` `[T]`, `steps`, `alignment` None, and with history `history`, a list of {`tokens`}.
+            For each sentence its hypotheses, best first: `tokens` int64 `[T]`, `score` (mean log p in the last pass, or the
+            scorer's), `positional_scores` `[T]`, `steps`, `alignment` None, and with history `history`, a list of {`tokens`}.
 
         Raises:
             ValueError: an ensemble, a prefix or constraints, which refinement can't honour; oracle lengths without a target.
@@ -96,6 +102,10 @@ class RefinementGenerator:
             source = source.repeat(beam)
         outputs = self._refine(model, model.translate(source, lengths.flatten()))
         hypotheses = [self._hypothesis(output) for output in outputs]
+        if self.scorer is not None:
+            sources = sample["net_input"]["src_tokens"].repeat_interleave(beam, dim=0)
+            for hypothesis, score in zip(hypotheses, self.scorer.score(sources, [h["tokens"] for h in hypotheses]), strict=True):
+                hypothesis["score"] = score
         ranked = []
         for i in range(sentences):
             candidates = hypotheses[i * beam : (i + 1) * beam]

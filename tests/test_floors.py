@@ -8,13 +8,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "momentum_fairseq"
 STANDARD = sys.stdlib_module_names
+DECODING = ("refinement_generator", "teacher_scorer")
 # What each floor may import besides the standard library and itself.
 ALLOWED = {
     "ops": {"torch"},
     "modules": {"torch", "momentum_fairseq.ops"},
     "models": {"torch", "fairseq", "omegaconf", "momentum_fairseq.ops", "momentum_fairseq.modules"},
     "criterions": {"torch", "fairseq"},
-    "tasks": {"torch", "numpy", "fairseq", "momentum_fairseq.ops", "momentum_fairseq.refinement_generator"},
+    "tasks": {"torch", "numpy", "fairseq", "momentum_fairseq.ops", *(f"momentum_fairseq.{file}" for file in DECODING)},
 }
 
 
@@ -56,9 +57,10 @@ def test_every_folder_is_a_floor():
     assert folders == set(ALLOWED)
 
 
-def test_the_generator_imports_models_and_no_task_or_criterion():
-    found = {name for name in imports((PACKAGE / "refinement_generator.py").read_text()) if "momentum_fairseq" in name}
-    assert found == {"momentum_fairseq.models.momentum_nat"}
+@pytest.mark.parametrize("file", DECODING)
+def test_decoding_imports_models_and_no_task_or_criterion(file):
+    found = {name for name in imports((PACKAGE / f"{file}.py").read_text()) if "momentum_fairseq" in name}
+    assert found <= {"momentum_fairseq.models.momentum_nat", "momentum_fairseq.teacher_scorer"}
 
 
 @pytest.mark.parametrize(

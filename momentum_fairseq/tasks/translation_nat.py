@@ -4,7 +4,7 @@ import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from momentum_fairseq.ops import corrupt
 from momentum_fairseq.refinement_generator import STOPPING_RULES, RefinementGenerator
+from momentum_fairseq.teacher_scorer import TeacherScorer
 
 GENERATION_ARGUMENTS = {
     "iter_decode_max_iter": 10,
@@ -40,6 +41,10 @@ class TranslationNatConfig(TranslationConfig):
     )
     stopping_window: int = field(default=5, metadata={"help": "outputs that --stopping jaccard compares"})
     oracle_length: bool = field(default=False, metadata={"help": "decode with the references' lengths"})
+    rescore_with: Optional[str] = field(  # noqa: UP045 (fairseq reads this form alone)
+        default=None,
+        metadata={"help": "checkpoint of an autoregressive model that ranks the outputs of the length beam by its own log p"},
+    )
     collapse_repeats: bool = field(
         default=False, metadata={"help": "drop repeated tokens from the result, as the paper's published code does"}
     )
@@ -190,6 +195,7 @@ class TranslationNatTask(TranslationTask):
             oracle_length=self.cfg.oracle_length,
             collapse_repeats=self.cfg.collapse_repeats,
             retain_history=values["retain_iter_history"],
+            scorer=None if self.cfg.rescore_with is None else TeacherScorer.load(self.cfg.rescore_with, self),
         )
 
 

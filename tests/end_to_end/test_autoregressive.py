@@ -83,3 +83,18 @@ def test_going_on_with_another_architecture_is_refused_with_the_difference(train
     result = train_autoregressive(tmp_path, UPDATES + 6, "--attention=softmax")
     assert result.returncode != 0
     assert "the checkpoint has attention=momentum; the model was built with attention=softmax" in result.stderr
+
+
+def test_a_teacher_ranks_the_length_beam_of_a_refinement_model_and_nothing_else_may(trained, train, folder, fairseq, tmp_path):
+    assert train(tmp_path, 2).returncode == 0
+    student = tmp_path / "checkpoint_last.pt"
+    arguments = [f"--path={student}", "--gen-subset=test", "--iter-decode-with-beam=3"]
+    plain = fairseq("generate", *arguments)
+    ranked = fairseq("generate", *arguments, f"--rescore-with={folder / 'checkpoint_last.pt'}")
+    assert ranked.returncode == 0, ranked.stderr
+    outputs = [sorted(re.findall(r"^H-(\d+)\t\S+\t(.*)$", result.stdout, re.MULTILINE)) for result in (plain, ranked)]
+    assert len(outputs[0]) == len(outputs[1]) == 30
+    assert outputs[0] != outputs[1]
+    refused = fairseq("generate", *arguments, f"--rescore-with={student}")
+    assert refused.returncode != 0
+    assert "MomentumNatModel doesn't predict word after word" in refused.stderr

@@ -1,0 +1,69 @@
+"""Ranking a length beam by an autoregressive teacher."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
+from momentum_fairseq.refinement_generator import RefinementGenerator
+from momentum_fairseq.teacher_scorer import TeacherScorer
+
+PAD, EOS = 1, 2
+
+
+@pytest.fixture
+def teacher(dictionary) -> MomentumTransformerModel:
+    torch.manual_seed(3)
+    sizes = {"embed_dim": 12, "ffn_dim": 16, "layers": 2, "heads": 2, "dropout": 0.5}
+    config = MomentumTransformerConfig(**sizes, max_source_positions=64, max_target_positions=64)
+    return MomentumTransformerModel(config, dictionary, dictionary)
+
+
+def words(*lengths: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(4, 44, (length,), generator=generator) for length in lengths]
+
+
+def left_padded(sentences: list[Tensor]) -> Tensor:
+    """int64 `[B,S]`, EOS behind each."""
+    width = max(map(len, sentences))
+    return torch.stack([F.pad(F.pad(s, (0, 1), value=EOS), (width - len(s), 0), value=PAD) for s in sentences])
+
+
+@torch.no_grad()
+def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end_one_after_another(teacher, dictionary):
+    sources, translations = words(4, 7, 2, seed=1), words(3, 1, 6, seed=2)
+    scores = TeacherScorer(teacher, dictionary).score(left_padded(sources), translations)
+    for source, translation, score in zip(sources, translations, scores, strict=True):
+        total, prefix = 0.0, [EOS]
+        for word in [*translation.tolist(), EOS]:
+            logits, _ = teacher(left_padded([source]), torch.tensor([len(source) + 1]), torch.tensor([prefix]))
+            total += float(F.log_softmax(logits[0, -1].double(), -1)[word])
+            prefix.append(word)
+        assert score == pytest.approx(total / (len(translation) + 1), rel=1e-5)
+
+
+def test_the_scorer_ranks_the_length_beam_and_its_score_is_returned(build_model, teacher, dictionary):
+    model, scorer = build_model(), TeacherScorer(teacher, dictionary)
+    sample = {"net_input": {"src_tokens": left_padded(words(5, 8, 3, seed=4))}}
+    plain = RefinementGenerator(dictionary, length_beam=4).generate([model], sample)
+    ranked = RefinementGenerator(dictionary, length_beam=4, scorer=scorer).generate([model], sample)
+    for i, (ours, others) in enumerate(zip(ranked, plain, strict=True)):
+        assert sorted(h["tokens"].tolist() for h in ours) == sorted(h["tokens"].tolist() for h in others)
+        source = sample["net_input"]["src_tokens"][i].expand(4, -1)
+        expected = scorer.score(source, [h["tokens"] for h in ours])
+        assert [h["score"] for h in ours] == pytest.approx(expected, rel=1e-5)
+        assert expected == sorted(expected, reverse=True)
+    assert [h[0]["tokens"].tolist() for h in ranked] != [h[0]["tokens"].tolist() for h in plain]
+
+
+def test_a_scorer_without_a_length_beam_is_refused(teacher, dictionary):
+    with pytest.raises(ValueError, match="--rescore-with needs --iter-decode-with-beam of at least 2"):
+        RefinementGenerator(dictionary, scorer=TeacherScorer(teacher, dictionary))
+
+
+def test_a_missing_teacher_is_refused(build_task, tmp_path):
+    task = build_task()
+    with pytest.raises(FileNotFoundError, match="--rescore-with .*absent.pt: no such checkpoint"):
+        TeacherScorer.load(str(tmp_path / "absent.pt"), task)
