@@ -37,10 +37,10 @@ benchmarks() {
         model=(--embed-dim 8 --ffn-dim 8 --layers 1 --vocabulary 50 --words 3 5 --runs 1)
         attention=(--quick) decoding=("${model[@]}" --batches 1 --steps 2) training=("${model[@]}" --sentences 4)
     fi
-    before_deadline python "$ROOT/scripts/benchmark_attention.py" --device "$device" "${attention[@]}" --out "$results" \
-        >"$results/attention.txt"
-    before_deadline python "$ROOT/scripts/benchmark_decoding.py" "${decoding[@]}" --out "$results/decoding.json"
-    before_deadline python "$ROOT/scripts/benchmark_training.py" "${training[@]}" --out "$results/training.json"
+    [[ -f $results/attention.json ]] || before_deadline python "$ROOT/scripts/benchmark_attention.py" --device "$device" \
+        "${attention[@]}" --out "$results" >"$results/attention.txt"
+    [[ -f $results/decoding.json ]] || before_deadline python "$ROOT/scripts/benchmark_decoding.py" "${decoding[@]}" --out "$results/decoding.json"
+    [[ -f $results/training.json ]] || before_deadline python "$ROOT/scripts/benchmark_training.py" "${training[@]}" --out "$results/training.json"
 }
 
 train_row() {
@@ -54,7 +54,14 @@ score_row() {
 
 train() { side_by_side "$results/logs/train" train_row 150 "${trainings[@]}"; }
 
-scores() { side_by_side "$results/logs/scores" score_row 60 "${trainings[@]}"; }
+scores() {
+    local job words list=()
+    for job in "${trainings[@]}"; do
+        read -ra words <<<"$job"
+        [[ ! -f $RUNS/$SIZE-${words[0]}-seed${words[1]}/checkpoint_best.pt ]] || list+=("$job")
+    done
+    side_by_side "$results/logs/scores" score_row 60 "${list[@]}"
+}
 
 table() {
     local files
