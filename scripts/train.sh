@@ -157,6 +157,10 @@ arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task "$TASK" --arch "$ARCH"
     --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints
     --save-dir "$OUT" --tensorboard-logdir "$OUT/tensorboard"
     --log-format simple --log-interval 100 --no-progress-bar --distributed-world-size "$WORKERS")
+if [[ -f $DATA/settings.txt ]]; then  # so that a checkpoint tells its direction
+    arguments+=(--source-lang "$(sed -n 's/^SOURCE_LANG=//p' "$DATA/settings.txt")"
+        --target-lang "$(sed -n 's/^TARGET_LANG=//p' "$DATA/settings.txt")")
+fi
 if [[ $TASK == translation_nat ]]; then
     arguments+=(--eval-bleu-args '{"iter_decode_max_iter": 5}')
 else
