@@ -140,7 +140,7 @@ def causal_linear_attention(
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
-        chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3])
+        chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
         out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:

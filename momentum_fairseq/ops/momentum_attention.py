@@ -178,7 +178,7 @@ def causal_momentum_attention(
             s, m, z = (x.to(v.dtype) for x in initial_state)
             state = torch.cat([s, -m], dim=2)
         length = k.shape[2]
-        chunks = number_of_chunks(length, k.shape[3], v.shape[3])
+        chunks = number_of_chunks(length, k.shape[3], v.shape[3], matrices=2)
         numbers = (momentum, step_size, v.dtype, v.device)
         chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
         weights = None if chunks == 1 and state is None else state_weights(*chunk)

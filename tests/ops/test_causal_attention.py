@@ -94,13 +94,13 @@ def test_it_is_the_recurrence_on_views_of_any_layout(kind):
     assert_same([attention(kind)(*tensors)], [oracle(kind)(*tensors)])
 
 
-@pytest.mark.parametrize("size, length, chunks", [(2, 7, 4), (64, 4, 1)])
+@pytest.mark.parametrize("size, length, chunks", [(2, 9, 5), (64, 4, 1)])
 def test_gradcheck_with_a_state_in_and_out(kind, size, length, chunks, monkeypatch):
     monkeypatch.setattr(causal_chunks, "CHUNK", size)
-    assert causal_chunks.number_of_chunks(length, 2, 2) == chunks
+    fields = len(STATE[kind]._fields)
+    assert causal_chunks.number_of_chunks(length, 2, 2, matrices=fields - 1) == chunks
     mask = padding_mask(2, length, "left")
     leaves = inputs(length, length, batch=2, dim=2, value_dim=2)
-    fields = len(STATE[kind]._fields)
     state = [torch.rand(2, 2, 2, *([2] * (i < fields - 1)), dtype=torch.float64).requires_grad_() for i in range(fields)]
 
     def function(q, k, v, *state):
@@ -131,6 +131,12 @@ def test_a_sequence_in_pieces_gives_what_it_gives_in_one_go(kind, cuts, masked):
         return torch.cat([x.flatten() for x in (torch.cat(outs, dim=2), *state)])
 
     assert_same(value_and_gradients(pieces, q, k, v), value_and_gradients(whole, q, k, v))
+
+
+@pytest.mark.parametrize("length, linear, momentum", [(1, 1, 1), (64, 1, 1), (160, 1, 1), (161, 3, 1), (256, 4, 1), (257, 5, 5)])
+def test_short_sequences_are_one_chunk(length, linear, momentum):
+    assert causal_chunks.number_of_chunks(length, 64, 64, matrices=1) == linear
+    assert causal_chunks.number_of_chunks(length, 64, 64, matrices=2) == momentum
 
 
 @pytest.mark.usefixtures("_chunks")

@@ -65,7 +65,7 @@ def test_gradcheck_of_learned_numbers_through_a_state():
         step, _ = momentum_attention_step(q[:, :, 0], k[:, :, 0], v[:, :, 0], state, momentum=beta, step_size=gamma)
         return out, step
 
-    assert number_of_chunks(19, 2, 1) == 3
+    assert number_of_chunks(19, 2, 1, matrices=2) == 3
     assert torch.autograd.gradcheck(function, (q, k, v, beta, gamma))
 
 
