@@ -5,22 +5,34 @@
 
 Whole models with random weights take the step that predicts the word after position N, from the state that N − 1 words left
 (softmax: its key/value cache), source and projection to the vocabulary included. `greedy` is one hypothesis; `beam` four, which
-change places after the step as in fairseq's beam search. The kinds take turns, call by call; ratios are to softmax, the median
-over the turns of the ratio within a turn. State: bytes kept from one step to the next, for the words and, apart, for the source.
-Peak: the most that torch's allocator held during the step beyond that. Writes autoregressive.json and .png into --out.
+change places after the step as in fairseq's beam search. Kinds and positions take turns; ratios, to softmax and to the first
+position, are medians over the turns of the ratio within a turn. State: bytes kept from one step to the next, for the words and,
+apart, for the source. Peak: the most that torch's allocator held during the step beyond that. Writes autoregressive.json and
+autoregressive.png into --out.
 """
 
 import argparse
 import os
+import statistics
 import sys
+import time
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_attention import keep_freed_memory, peak_bytes, positive, positive_seconds, time_side_by_side
+from benchmark_attention import (
+    BASELINE,
+    LEAST_TURNS,
+    MOST_TURNS,
+    keep_freed_memory,
+    peak_bytes,
+    positive,
+    positive_seconds,
+    seconds_per_call,
+    summary,
+)
 from nat_benchmarks import ROWS, make_dictionary
 from plot_autoregressive import plot
 from run_record import ROOT, hardware, run_record, write_json
@@ -30,6 +42,7 @@ from momentum_fairseq.models.causal_decoder import STATE
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
 
 SEARCHES = {"greedy": 1, "beam": 4}
+REPEATS = 3
 SIZES = ("embed_dim", "ffn_dim", "layers", "heads", "vocabulary", "source_words")
 
 
@@ -83,45 +96,58 @@ def bytes_of(state: tuple[Any, ...]) -> int:
     return sum(x.untyped_storage().nbytes() for x in state if isinstance(x, Tensor))
 
 
-def measure(options: Namespace, models: dict[str, MomentumTransformerModel]) -> list[dict[str, Any]]:
-    synchronise: Callable[[], None] = lambda: None  # noqa: E731
-    if options.device.type == "cuda":
-        synchronise = partial(torch.cuda.synchronize, options.device)
+def measure(options: Namespace, models: dict[str, MomentumTransformerModel], search: str) -> list[dict[str, Any]]:
+    """Time, state and peak of the step of every kind at every position."""
+    with torch.inference_mode():
+        steps = {
+            (position, kind): Step(model, options, position, SEARCHES[search])
+            for position in options.positions
+            for kind, model in models.items()
+        }
+    times = take_turns(steps, options)
     rows = []
-    for search in options.searches:
-        print(f"\n{search}: milliseconds a step, ratio to softmax; state and peak in MB\n{'N':>6}{heading(options.kinds)}")
-        for position in options.positions:
-            with torch.inference_mode():
-                steps = {kind: Step(model, options, position, SEARCHES[search]) for kind, model in models.items()}
-            results = time_side_by_side(steps, options.seconds, synchronise)
-            for kind, step in steps.items():
-                results[kind] |= {**step.state_bytes(), "peak_bytes": peak_bytes(step, options.device)}
-            print(f"{position:6}{cells(results)}", flush=True)
-            place = {"search": search, "hypotheses": SEARCHES[search], "position": position}
-            rows += [{**place, "kind": kind, **result} for kind, result in results.items()]
+    for (position, kind), step in steps.items():
+        first, baseline = times[options.positions[0], kind], times.get((position, BASELINE))
+        own = summary(times[position, kind], baseline)
+        own["over_first"] = statistics.median(t / f for t, f in zip(times[position, kind], first, strict=True))
+        place = {"search": search, "hypotheses": SEARCHES[search], "position": position, "kind": kind}
+        rows.append({**place, **own, **step.state_bytes(), "peak_bytes": peak_bytes(step, options.device)})
     return rows
 
 
-def heading(kinds: list[str]) -> str:
-    return "".join(f"{kind:>12} ms  ratio  state   peak" for kind in kinds)
+def take_turns(steps: dict[Any, Step], options: Namespace) -> dict[Any, list[float]]:
+    """Milliseconds of each step in each turn; a turn takes all of them, so that a busy machine slows all alike."""
+    synchronise = partial(torch.cuda.synchronize, options.device) if options.device.type == "cuda" else lambda: None
+    times: dict[Any, list[float]] = {place: [] for place in steps}
+    order = list(steps)
+    end = time.perf_counter() + options.seconds
+    for turn in range(MOST_TURNS):
+        if turn > LEAST_TURNS and time.perf_counter() > end:
+            break
+        for place in order:
+            step = steps[place]
+            step()  # a decoder comes from the step before, with the state still at hand
+            milliseconds = 1e3 * seconds_per_call(step, REPEATS, synchronise)
+            if turn:
+                times[place].append(milliseconds)
+        order.append(order.pop(0))
+    return times
 
 
-def cells(results: dict[str, dict[str, float]]) -> str:
-    return "".join(
-        f"{r['median_ms']:15.2f} {r.get('ratio', float('nan')):6.2f} {r['state_bytes'] / 1e6:6.2f} {r['peak_bytes'] / 1e6:6.2f}"
-        for r in results.values()
-    )
+def print_table(rows: list[dict[str, Any]], kinds: list[str]) -> None:
+    print(f"\n{rows[0]['search']}: ms a step, ratio to softmax, state and peak in MB")
+    print(f"{'N':>6}" + "".join(f"{kind:>13} ms  ratio   state    peak" for kind in kinds))
+    for position in dict.fromkeys(row["position"] for row in rows):
+        own = [row for row in rows if row["position"] == position]
+        print(f"{position:6}" + "".join(cells(row) for row in own), flush=True)
+    for row in rows[-len(kinds) :]:
+        text = f"{row['over_first']:.2f} times the time of word {rows[0]['position']}"
+        print(f"{row['kind']:10} word {row['position']} takes {text}")
 
 
-def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Time and state at the last position over those at the first one."""
-    found = []
-    for search, kind in dict.fromkeys((row["search"], row["kind"]) for row in rows):
-        own = sorted((row for row in rows if (row["search"], row["kind"]) == (search, kind)), key=lambda row: row["position"])
-        first, last = own[0], own[-1]
-        ratios = {name: round(last[name] / first[name], 3) for name in ("median_ms", "state_bytes")}
-        found.append({"search": search, "kind": kind, "from": first["position"], "to": last["position"], **ratios})
-    return found
+def cells(row: dict[str, Any]) -> str:
+    sizes = "".join(f"{row[name] / 1e6:8.2f}" for name in ("state_bytes", "peak_bytes"))
+    return f"{row['median_ms']:16.2f} {row.get('ratio', float('nan')):6.2f}{sizes}"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Namespace:
@@ -139,7 +165,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of weights and activations")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
-    add("--seconds", type=positive_seconds, default=3.0, help="time for each line of a table (default: 3)")
+    add("--seconds", type=positive_seconds, default=20.0, help="time for each table (default: 20)")
     add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
     add("--quick", action="store_true", help="two short positions, a tiny model, little time: shows that it works")
     options = parser.parse_args(arguments)
@@ -175,7 +201,11 @@ def main() -> None:
     machine = hardware(options.device)
     print(f"{machine['device']}, {machine['threads']} threads, {options.dtype}")
     load_before = os.getloadavg()
-    rows = measure(options, {kind: make_model(options, kind) for kind in options.kinds})
+    models, rows = {kind: make_model(options, kind) for kind in options.kinds}, []
+    for search in options.searches:
+        found = measure(options, models, search)
+        print_table(found, options.kinds)
+        rows += found
     record = {
         **run_record(sys.argv),
         "hardware": machine,
@@ -184,12 +214,7 @@ def main() -> None:
         "freed_memory_kept": kept,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "steps": rows,
-        "growth": growth(rows),
     }
-    print()
-    for line in record["growth"]:
-        times = f"{line['median_ms']:.2f} times the time and {line['state_bytes']:.1f} times the state"
-        print(f"{line['search']:7} {line['kind']:10} word {line['to']} takes {times} of word {line['from']}")
     write_json(options.out / "autoregressive.json", record)
     print(f"\nwritten: {options.out / 'autoregressive.json'}")
     try:

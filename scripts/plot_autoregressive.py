@@ -32,7 +32,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
                 panel.plot([row["position"] for row in own], values, "o-", ms=3, label=kind)
             panel.set(xscale="log", yscale="log", xlabel="position", ylabel=label, title=search)
             panel.grid(alpha=0.3)
-    panels[0][0].legend()
+    panels[0][1].legend()
     hardware = record["hardware"]
     model = f"{record['embed_dim']}/{record['ffn_dim']}/{record['layers']}/{record['heads']}"
     figure.suptitle(f"{model}, {hardware['device']}, {hardware['threads']} threads, {record['dtype']}")

@@ -33,6 +33,7 @@ def test_a_run_times_every_kind_at_every_position_with_its_ratio_to_softmax(quic
     for row in rows:
         assert 0 < row["min_ms"] <= row["median_ms"] and row["iqr_ms"] >= 0 and row["peak_bytes"] > 0
         assert row["kind"] != "softmax" or row["ratio"] == 1
+        assert row["position"] != 16 or row["over_first"] == 1
     assert "momentum   word 128 takes" in quick[0]
 
 
@@ -44,8 +45,6 @@ def test_the_state_of_linear_and_momentum_attention_is_the_same_at_every_positio
             assert row["state_bytes"] == row["hypotheses"] * expected[row["kind"]]
         else:
             assert row["state_bytes"] >= row["hypotheses"] * row["position"] * 2 * 32 * 4
-    grown = {(line["search"], line["kind"]): line["state_bytes"] for line in record_in(quick[1])["growth"]}
-    assert all((ratio == 1) == (kind != "softmax") for (_, kind), ratio in grown.items())
 
 
 def test_the_record_says_what_made_it(quick):
