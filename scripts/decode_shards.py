@@ -67,9 +67,10 @@ class Teacher:
         try:
             (model,), cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
         except RuntimeError as error:
-            if "size mismatch" not in str(error):
+            mismatches = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+            if not mismatches:
                 raise
-            raise InputError(f"{checkpoint}: was trained with another dictionary than {data} has: {error}") from None
+            raise InputError(f"{checkpoint}: was trained with another dictionary than {data} has: {mismatches[0]}") from None
         self.model, self.device = model.to(device).eval(), device
         # A hypothesis of fairseq's 200 words is a loop; twice the source and ten more are enough for any other.
         options = argparse.Namespace(beam=beam, lenpen=lenpen, max_len_a=2, max_len_b=10)
