@@ -5,6 +5,6 @@ from momentum_fairseq.checkpoints import allow_safe_loading, save_whole_or_not_a
 allow_safe_loading()
 save_whole_or_not_at_all()
 
-from momentum_fairseq import criterions, models, tasks  # noqa: E402  (fairseq scans models and tasks only)
+from momentum_fairseq import criterions, models, radam, tasks  # noqa: E402  (fairseq scans models and tasks only)
 
-__all__ = ["criterions", "models", "tasks"]
+__all__ = ["criterions", "models", "radam", "tasks"]

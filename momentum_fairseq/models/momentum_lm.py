@@ -1,0 +1,98 @@
+"""`momentum_lm`: the language model (a decoder alone) with any causal attention and connection."""
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from fairseq.models import FairseqLanguageModel, register_model
+from omegaconf import II
+from torch import Tensor
+
+from momentum_fairseq.models.causal_decoder import CausalDecoder
+from momentum_fairseq.models.config import ModelConfig, OptionsInCheckpoint, layer_options
+from momentum_fairseq.models.embeddings import embedding, output_projection
+from momentum_fairseq.models.presets import register_presets
+from momentum_fairseq.modules import SinusoidalPositions
+
+
+@dataclass
+class MomentumLmConfig(ModelConfig):
+    """The common options; the lengths are the task's, under the names of fairseq's `language_modeling`."""
+
+    max_source_positions: Optional[int] = II("task.max_target_positions")  # noqa: UP045 (fairseq reads this form alone)
+    max_target_positions: Optional[int] = II("task.max_target_positions")  # noqa: UP045
+    tokens_per_sample: int = II("task.tokens_per_sample")
+
+
+@register_model("momentum_lm", dataclass=MomentumLmConfig)
+class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
+    """For fairseq's own `language_modeling` task, cross-entropy, `fairseq-eval-lm` and beam search, and for the `copy` task.
+
+    Decoding step by step keeps for each layer a state of constant size (linear, momentum) or all keys and values (softmax).
+
+    Raises:
+        ValueError: a value out of range, an unknown kind or one without a causal form, or an output dictionary of its own.
+    """
+
+    config_class = ModelConfig  # tokens_per_sample is no part of the function
+
+    def __init__(self, cfg: Any, source_dictionary: Any, target_dictionary: Any) -> None:
+        if len(target_dictionary) != len(source_dictionary):
+            raise ValueError(
+                f"momentum_lm predicts the words that it reads, {len(source_dictionary)} of them, not "
+                f"{len(target_dictionary)}; leave --output-dictionary-size off"
+            )
+        longest = cfg.tokens_per_sample if cfg.max_target_positions is None else cfg.max_target_positions
+        words = embedding(len(source_dictionary), cfg.embed_dim, source_dictionary.pad())
+        decoder = CausalDecoder(
+            target_dictionary,
+            words,
+            output_projection(cfg, words),
+            cfg.layers,
+            layer_options(cfg),
+            SinusoidalPositions(longest + 1, cfg.embed_dim),  # --add-bos-token comes on top
+            max_target_positions=longest,
+            cross_attention=False,
+        )
+        super().__init__(decoder)
+        self.cfg = cfg
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "MomentumLmModel":
+        """Build from a config and a task with `source_dictionary` and `target_dictionary`."""
+        return cls(cfg, task.source_dictionary, task.target_dictionary)
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor | None = None, incremental_state: dict[str, Any] | None = None
+    ) -> tuple[Tensor, None]:
+        """Logits of the next word at each position.
+
+        Args:
+            src_tokens: int64 `[B,N]`, padded on either side.
+            src_lengths: what fairseq passes too; the padding tells the lengths.
+            incremental_state: see `CausalDecoder.forward`.
+
+        Returns:
+            `[B,N,V]`, and None in the place of fairseq's extras.
+        """
+        return self.decoder(src_tokens, incremental_state=incremental_state)
+
+
+register_presets(
+    "momentum_lm",
+    MomentumLmConfig,
+    {
+        "momentum_lm_tiny": {"embed_dim": 64, "ffn_dim": 128, "layers": 2, "heads": 2},
+        # Nguyen et al. 2022, section 4.1 and Table 1. No sequence is seen twice, so there is nothing that dropout could help.
+        "momentum_lm_copy": {
+            "embed_dim": 256,
+            "ffn_dim": 1024,
+            "layers": 4,
+            "heads": 8,
+            "dropout": 0.0,
+            "attention_momentum": 0.1,
+            "attention_step_size": 0.6,
+            "connection_momentum": 0.99,
+            "connection_step_size": 0.99,
+        },
+    },
+)
