@@ -4,7 +4,8 @@
 
 Random weights, lengths given, all steps run: every row does the same work. `momentum, whole logits` projects to [B,N,V] and takes
 the log-softmax at each step, as fairseq's generator does; its tokens must be the same. The share of the projection with argmax
-in the time of `momentum` is measured in a run of its own.
+in the time of `momentum` is measured in a run of its own. Two more rows stop a sentence when its output repeats: in `adaptive
+steps` finished sentences leave the batch, in `none leaves` they are computed on until the last one is finished; same tokens.
 """
 
 import argparse
@@ -29,10 +30,12 @@ from nat_benchmarks import (
 from run_record import run_record, write_json
 from torch import Tensor
 
-from momentum_fairseq.models.momentum_nat import MomentumNatModel
+from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
 from momentum_fairseq.refinement_generator import RefinementGenerator
 
 WHOLE = "momentum, whole logits"
+ADAPTIVE = "momentum, adaptive steps"
+NONE_LEAVES = "momentum, adaptive steps, none leaves"
 
 
 def whole_logits(model: MomentumNatModel, hidden: Tensor, padding_mask: Tensor) -> Tensor:
@@ -40,6 +43,26 @@ def whole_logits(model: MomentumNatModel, hidden: Tensor, padding_mask: Tensor) 
     scores = torch.log_softmax(model.output_projection(hidden), dim=-1)  # [B,N,V]
     words = scores[..., model.first_word :].argmax(-1) + model.first_word
     return words.masked_fill(padding_mask, model.padding_idx)
+
+
+class NoneLeavesGenerator(RefinementGenerator):
+    """Adaptive decoding of a batch that stays whole until its last sentence is finished."""
+
+    def _refine(self, model: MomentumNatModel, state: RefinementState) -> list[dict[str, Any]]:
+        rows = torch.arange(len(state.tokens), device=state.tokens.device)
+        records: list[dict[str, Any]] = [{} for _ in rows]
+        same_for, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
+        for step in range(1, self.max_steps + 1):
+            if step > 1:
+                previous, state = state.tokens, model.refine(state)
+                same_for = torch.where(self._unchanged(previous, state.tokens), same_for + 1, 0)
+            done = (self._finished(same_for, step) & going).nonzero().squeeze(1)
+            if len(done):
+                self._record(model, state.select(done), rows[done], step, records, [[] for _ in rows])
+                going[done] = False
+            if not bool(going.any()):
+                break
+        return records
 
 
 class Stopwatch:
@@ -73,7 +96,12 @@ def main() -> None:
     models = {name: make_model(options, dictionary, settings).to(device).eval() for name, settings in ROWS.items()}
     models[WHOLE] = make_model(options, dictionary, ROWS["momentum"]).to(device).eval()
     models[WHOLE].best_words = lambda *arguments: whole_logits(models[WHOLE], *arguments)
-    generator = RefinementGenerator(dictionary, max_steps=options.steps, adaptive=False, oracle_length=True)
+    models[ADAPTIVE] = models[NONE_LEAVES] = models["momentum"]
+    fixed = RefinementGenerator(dictionary, max_steps=options.steps, adaptive=False, oracle_length=True)
+    generators = {
+        ADAPTIVE: RefinementGenerator(dictionary, max_steps=options.steps, oracle_length=True),
+        NONE_LEAVES: NoneLeavesGenerator(dictionary, max_steps=options.steps, oracle_length=True),
+    }
     rows = []
     for batch in options.batches:
         sources, targets = make_sentences(options, max(batch, 8), dictionary)
@@ -86,20 +114,23 @@ def main() -> None:
         ]
 
         def translate(name: str, samples: list[dict[str, Any]] = samples) -> list[list[int]]:
+            generator = generators.get(name, fixed)
             hypotheses = [h for sample in samples for h in generator.generate([models[name]], sample)]
             return [hypothesis[0]["tokens"].tolist() for hypothesis in hypotheses]
 
         if translate(WHOLE) != translate("momentum"):
             raise SystemExit("error: the blocked projection gives other tokens than the whole one")
+        if translate(NONE_LEAVES) != translate(ADAPTIVE):
+            raise SystemExit("error: a sentence's translation depends on whether finished ones leave the batch")
         seconds = take_turns({name: lambda n=name: translate(n) for name in models}, options.runs, device)
         subwords = sum(map(len, targets))
         for name, times in seconds.items():
             result = summary(times, seconds["softmax"], subwords=subwords, sentences=len(sources))
             rows.append({"batch": batch, "row": name, **result})
             speed, ratio = result["subwords_per_second"], result["speed_ratio"]
-            print(f"batch {batch:3} {name:24} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax")
+            print(f"batch {batch:3} {name:38} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax")
         share = projection_share(models["momentum"], lambda: translate("momentum"), device)
-        rows[-1]["projection_share_of_momentum"] = share
+        next(row for row in rows if (row["batch"], row["row"]) == (batch, "momentum"))["projection_share"] = share
         print(f"batch {batch:3} projection and argmax: {share:.0%} of momentum's time", flush=True)
     if options.out:
         write_json(options.out, {**run_record(sys.argv), **setting(options, device), "steps": options.steps, "rows": rows})
