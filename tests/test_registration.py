@@ -19,14 +19,19 @@ USER_DIR = ROOT / "momentum_fairseq"
 CHECK = """
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.optim import OPTIMIZER_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 assert "nat_refinement_loss" in CRITERION_REGISTRY
 assert {"momentum_nat", "momentum_nat_tiny"} <= ARCH_MODEL_REGISTRY.keys()
 assert {"momentum_transformer", "momentum_transformer_tiny"} <= ARCH_MODEL_REGISTRY.keys()
-assert "translation_nat" in TASK_REGISTRY
+assert {"momentum_lm", "momentum_lm_tiny", "momentum_lm_copy"} <= ARCH_MODEL_REGISTRY.keys()
+assert {"copy", "translation_nat"} <= TASK_REGISTRY.keys()
+assert "radam" in OPTIMIZER_REGISTRY
 import momentum_fairseq
+from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
+assert ARCH_MODEL_REGISTRY["momentum_lm_tiny"] is MomentumLmModel
 assert ARCH_MODEL_REGISTRY["momentum_nat_tiny"] is MomentumNatModel
 assert ARCH_MODEL_REGISTRY["momentum_transformer_tiny"] is MomentumTransformerModel
 """
@@ -38,7 +43,8 @@ USE = (
 
 def test_the_names_belong_to_the_plug_in():
     assert TASK_REGISTRY["translation_nat"].__module__ == "momentum_fairseq.tasks.translation_nat"
-    for model in ("momentum_nat", "momentum_transformer"):
+    assert TASK_REGISTRY["copy"].__module__ == "momentum_fairseq.tasks.copy_task"
+    for model in ("momentum_lm", "momentum_nat", "momentum_transformer"):
         assert MODEL_REGISTRY[model].__module__ == f"momentum_fairseq.models.{model}"
     assert CRITERION_REGISTRY["nat_refinement_loss"].__module__ == "momentum_fairseq.criterions.nat_refinement_loss"
 

@@ -10,7 +10,6 @@ from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.monolingual_dataset import collate
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II
 
 SHORTEST = 4  # 0w0w with one symbol in w
 
@@ -83,9 +82,9 @@ class CopyTaskConfig(FairseqDataclass):
     valid_sequences: int = field(
         default=640, metadata={"help": "sequences in every other set, the same at each validation and for every seed"}
     )
-    max_target_positions: Optional[int] = II("task.tokens_per_sample")  # noqa: UP045 (fairseq reads this form alone)
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
+    max_target_positions: Optional[int] = "${task.tokens_per_sample}"  # noqa: UP045 (fairseq reads this form alone)
+    seed: int = "${common.seed}"
+    train_subset: str = "${dataset.train_subset}"
 
 
 @register_task("copy", dataclass=CopyTaskConfig)
