@@ -1,0 +1,130 @@
+"""Draw the trainings of the copy task: python scripts/plot_copy.py runs/copy/small examples/copy/results/small
+
+Reads <METHOD>-seed<SEED>/train.log in the first folder; writes curves.json, curves.png and table.md to the second.
+"""
+
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
+
+
+class Point(NamedTuple):
+    """What was logged after some updates: means since the last point, and the seconds that training has taken."""
+
+    updates: int
+    seconds: float
+    loss: float
+    accuracy: float
+
+
+class Training(NamedTuple):
+    """One training. milliseconds: of an update, median over the points."""
+
+    method: str
+    seed: int
+    points: list[Point]
+    milliseconds: float
+
+
+def read(log: Path) -> Training:
+    """The training of a log.
+
+    A training that was stopped has gone on from its last checkpoint: what it had done since then is in the log twice, and
+    fairseq may count its seconds from zero again.
+
+    Raises:
+        ValueError: the folder has another name than a method and a seed, or no loss was logged.
+    """
+    name = re.fullmatch(r"(\w+)-seed(\d+)", log.parent.name)
+    if name is None or name[1] not in METHODS:
+        raise ValueError(f"{log.parent}: the name must be <METHOD>-seed<SEED>, with one of the methods {', '.join(METHODS)}")
+    found = re.findall(r"\| train_inner \| (\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE)
+    entries = {int(entry["num_updates"]): entry for entry in map(json.loads, found)}
+    if not entries:
+        raise ValueError(f"{log}: no loss in it; the training stopped before --log-interval updates")
+    points, seconds, before = [], 0.0, 0.0
+    for updates, entry in sorted(entries.items()):
+        wall = float(entry["wall"])
+        seconds += wall - before if wall >= before else wall
+        before = wall
+        points.append(Point(updates, seconds, float(entry["loss"]), float(entry["accuracy"])))
+    speeds = [float(entry["ups"]) for entry in entries.values() if float(entry.get("ups", 0)) > 0]
+    return Training(name[1], int(name[2]), points, 1000 / median(speeds) if speeds else float("nan"))
+
+
+def averaged(trainings: list[Training]) -> list[Point]:
+    """The mean of the seeds at the updates that all of them have logged."""
+    by_updates = [{point.updates: point for point in training.points} for training in trainings]
+    common = sorted(set.intersection(*map(set, by_updates)))
+    return [Point(*map(mean, zip(*(points[updates] for points in by_updates), strict=True))) for updates in common]
+
+
+def table(methods: dict[str, list[Training]]) -> str:
+    """A row for each method, in Markdown."""
+    milliseconds = {method: mean(t.milliseconds for t in trainings) for method, trainings in methods.items()}
+    rows = ["| method | seeds | updates | loss (bits) | accuracy % | ms/update | × linear |", "|---|---|---|---|---|---|---|"]
+    for method, trainings in methods.items():
+        last, time = averaged(trainings)[-1], milliseconds[method]
+        ratio = f"{time / milliseconds['linear']:.2f}" if "linear" in methods else ""
+        cells = [method, len(trainings), int(last.updates), f"{last.loss:.3f}", f"{last.accuracy:.1f}", f"{time:.1f}", ratio]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows) + "\n"
+
+
+def plot(curves: dict[str, list[Point]], path: Path) -> None:
+    """Loss and accuracy against updates and against seconds, a line for each method; whole or not at all."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(10, 6.5), sharey="row", layout="constrained")
+    for line, (value, label) in zip(panels, {"loss": "loss, bits", "accuracy": "accuracy, %"}.items(), strict=True):
+        for panel, axis in zip(line, ("updates", "seconds"), strict=True):
+            for method, points in curves.items():
+                color = f"C{METHODS.index(method)}"
+                panel.plot([getattr(p, axis) for p in points], [getattr(p, value) for p in points], color=color, label=method)
+            panel.set(xlabel=axis, ylabel=label)
+            panel.grid(alpha=0.3)
+    panels[0][0].legend()
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
+    plt.close(figure)
+
+
+def write(text: str, path: Path) -> None:
+    """A file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit(f"usage: {__doc__}")
+    runs, results = map(Path, sys.argv[1:])
+    trainings = [read(log) for log in sorted(runs.glob("*/train.log"))]
+    if not trainings:
+        raise SystemExit(f"plot_copy.py: error: no <METHOD>-seed<SEED>/train.log in {runs}; train with examples/copy/run.sh")
+    methods: dict[str, Any] = {method: [t for t in trainings if t.method == method] for method in METHODS}
+    methods = {method: own for method, own in methods.items() if own}
+    curves = {method: averaged(own) for method, own in methods.items()}
+    results.mkdir(parents=True, exist_ok=True)
+    seeds = {method: [t.seed for t in own] for method, own in methods.items()}
+    record = {method: {"seeds": seeds[method], "points": [p._asdict() for p in curves[method]]} for method in methods}
+    write(json.dumps(record, indent=1) + "\n", results / "curves.json")
+    write(table(methods), results / "table.md")
+    plot(curves, results / "curves.png")
+    print(table(methods), end="")
+
+
+if __name__ == "__main__":
+    main()

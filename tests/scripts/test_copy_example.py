@@ -1,0 +1,86 @@
+"""The recipe of the copy task: a training, the figure of several, what it refuses."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import plot_copy  # noqa: E402
+
+
+def run(**variables: object) -> subprocess.CompletedProcess:
+    """The recipe, with the environment that runs the tests."""
+    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "DEVICE": "cpu", **variables}
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    command = ["bash", str(ROOT / "examples" / "copy" / "run.sh")]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def write_log(folder: Path, name: str, rows: list[tuple]) -> Path:
+    """A log with (updates, wall, loss, accuracy, updates a second) in each row."""
+    keys = ("num_updates", "wall", "loss", "accuracy", "ups")
+    path = folder / name / "train.log"
+    path.parent.mkdir(parents=True)
+    lines = [f"INFO | train_inner | {json.dumps({k: str(v) for k, v in zip(keys, row, strict=True)})}" for row in rows]
+    path.write_text("INFO | fairseq_cli.train | something else\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_what_a_stopped_training_logged_twice_counts_once_and_its_seconds_add_up(tmp_path):
+    before, after = [(10, 5, 4.0, 10, 2.0), (20, 9, 3.0, 20, 2.5)], [(20, 4, 3.1, 21, 2.5), (30, 8, 2.0, 30, 2.5)]
+    training = plot_copy.read(write_log(tmp_path, "linear-seed3", before + after))
+    assert (training.method, training.seed, training.milliseconds) == ("linear", 3, 400)
+    assert training.points == [(10, 5, 4.0, 10), (20, 9, 3.1, 21), (30, 13, 2.0, 30)]
+
+
+def test_curves_are_means_of_the_seeds_where_all_have_one(tmp_path):
+    first = plot_copy.read(write_log(tmp_path, "linear-seed1", [(10, 5, 4.0, 10, 2), (20, 9, 3.0, 20, 2), (30, 12, 1, 1, 2)]))
+    second = plot_copy.read(write_log(tmp_path, "linear-seed2", [(10, 7, 2.0, 30, 4), (20, 11, 2.0, 40, 4)]))
+    assert plot_copy.averaged([first, second]) == [(10, 6, 3.0, 20), (20, 10, 2.5, 30)]
+    rows = plot_copy.table({"linear": [first, second], "momentum": [first]}).splitlines()
+    assert rows[2:] == ["| linear | 2 | 20 | 2.500 | 30.0 | 375.0 | 1.00 |", "| momentum | 1 | 30 | 1.000 | 1.0 | 500.0 | 1.33 |"]
+
+
+def test_a_training_without_speeds_has_no_time_of_an_update(tmp_path):
+    assert math.isnan(plot_copy.read(write_log(tmp_path, "softmax-seed1", [(1, 0, 4.0, 1, 0)])).milliseconds)
+
+
+def test_logs_that_tell_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="other-seed1: the name must be <METHOD>-seed<SEED>, with one of the methods softmax"):
+        plot_copy.read(write_log(tmp_path, "other-seed1", [(1, 0, 4.0, 1, 2)]))
+    with pytest.raises(ValueError, match="no loss in it; the training stopped before --log-interval"):
+        plot_copy.read(write_log(tmp_path, "linear-seed1", []))
+
+
+def test_wrong_settings_are_named():
+    for name, value, message in (
+        ("METHOD", "momentum other", "METHOD=other: must be softmax, linear"),
+        ("SIZE", "huge", "SIZE=huge: must be paper, small or tiny"),
+        ("SEED", "1 x", "SEED=1 x: must be whole numbers"),
+        ("DEVICE", "tpu", "DEVICE=tpu: must be cpu, cuda or auto"),
+        ("MAX_UPDATE", "0", "MAX_UPDATE=0: must be a whole number, at least 1"),
+    ):
+        result = run(**{name: value})
+        assert result.returncode != 0 and message in result.stderr
+
+
+@pytest.mark.slow
+def test_a_training_makes_the_figure_and_a_second_call_trains_nothing(tmp_path):
+    places = {"RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "SIZE": "tiny", "METHOD": "adaptive", "SEED": 2}
+    first, second = run(**places), run(**places)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "adaptive-seed2 is trained, nothing to do" in second.stdout
+    record = json.loads((tmp_path / "results" / "curves.json").read_text())
+    assert record["adaptive"]["seeds"] == [2]
+    assert [point["updates"] for point in record["adaptive"]["points"]] == [5, 10, 15, 20]
+    log = (tmp_path / "runs" / "tiny" / "adaptive-seed2" / "train.log").read_text()
+    assert '"num_updates": "5", "lr": "0.001"' in log and '"num_updates": "20", "lr": "0.0001"' in log
+    assert (tmp_path / "results" / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "results" / "table.md").read_text() in second.stdout
