@@ -34,7 +34,7 @@ from momentum_fairseq.ops import (
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
-from momentum_fairseq.ops.momentum_attention import momentum_weights
+from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from momentum_fairseq.ops.checks import check_momentum, check_shapes
 from momentum_fairseq.ops.linear_attention import weighted_linear_attention
-from momentum_fairseq.ops.momentum_attention import momentum_weights
+from momentum_fairseq.ops.momentum_weights import momentum_weights
 
 
 def symmetric_momentum_attention(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import causal_momentum_attention, momentum_attention, recurrent_momentum_attention
-from momentum_fairseq.ops.momentum_attention import count_keys, growth_by_count, look_up
+from momentum_fairseq.ops.momentum_weights import count_keys, growth_by_count, look_up
 from tests.ops.cases import inputs, padding_mask
 
 NUMBERS = {"momentum": 0.6, "step_size": 1.0}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import linear_attention, momentum_attention, recurrent_momentum_attention
-from momentum_fairseq.ops.momentum_attention import momentum_weights
+from momentum_fairseq.ops.momentum_weights import momentum_weights
 from tests.ops.cases import LENGTHS, MOMENTA, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 

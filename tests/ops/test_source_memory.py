@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import KeysAndValues, linear_attention, momentum_attention, read_source, weighted_source
-from momentum_fairseq.ops.momentum_attention import momentum_weights
+from momentum_fairseq.ops.momentum_weights import momentum_weights
 from tests.ops.cases import SIDES, assert_same, inputs, padding_mask
 
 SHORT, LONG = 3, 30  # beside features 5 and values 3 wide: kept as keys and values, and as their sum
