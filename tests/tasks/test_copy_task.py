@@ -27,8 +27,9 @@ def batches(task: CopyTask, split: str = "train", **values: Any) -> list[dict]:
 
 
 def by_number(found: list[dict]) -> dict[int, str]:
-    """Each sequence of the batches, as the text of what the model reads."""
+    """Each sequence of the batches, as the text of what the model reads. fairseq evens workers out with empty batches."""
     task = build()
+    found = [batch for batch in found if batch]
     rows = [(i, row[row.ne(PAD)]) for b in found for i, row in zip(b["id"], b["net_input"]["src_tokens"], strict=True)]
     return {int(i): task.dictionary.string(row) for i, row in rows}
 
@@ -55,9 +56,9 @@ def test_a_sequence_is_a_separator_and_a_word_twice_and_the_second_word_is_predi
 
 @pytest.mark.parametrize(("longest", "most"), [(4, 1), (5, 1), (16, 7), (128, 63)])
 def test_words_have_every_length_up_to_the_longest_and_every_symbol(longest, most):
-    task = build(tokens_per_sample=longest, train_sequences=2000, symbols=3)
+    task = build(tokens_per_sample=longest, train_sequences=1000, symbols=3)
     task.load_dataset("train")
-    targets = [item["target"] for item in map(task.dataset("train").__getitem__, range(2000))]
+    targets = [item["target"] for item in map(task.dataset("train").__getitem__, range(1000))]
     lengths = Counter(int(target.ne(PAD).sum()) for target in targets)
     assert set(lengths) == set(range(1, most + 1))
     symbols = Counter(torch.cat(targets).tolist())
@@ -82,18 +83,18 @@ def test_the_seed_decides_the_training_alone():
     assert sum(a == b for a, b in zip(test.values(), valid[0].values(), strict=True)) < 3
 
 
-@pytest.mark.parametrize("loaders", [0, 1])
-def test_workers_share_an_epoch_and_processes_that_load_data_follow_the_epochs(loaders):
+def test_workers_share_an_epoch():
+    shards = [by_number(batches(build(), epoch=2, num_shards=2, shard_id=shard)) for shard in range(2)]
+    assert not shards[0].keys() & shards[1].keys()
+    assert {**shards[0], **shards[1]} == by_number(batches(build(), epoch=2))
+
+
+def test_processes_that_load_data_follow_the_epochs():
     task = build()
     task.load_dataset("train")
     for epoch in (1, 2):
-        shards = [
-            batches(task, epoch=epoch, num_shards=2, shard_id=shard, num_workers=loaders, disable_iterator_cache=False)
-            for shard in range(2)
-        ]
-        found = [by_number(shard) for shard in shards]
-        assert {**found[0], **found[1]} == by_number(batches(build(), epoch=epoch))
-        assert not found[0].keys() & found[1].keys()
+        iterator = task.get_batch_iterator(task.dataset("train"), max_sentences=8, epoch=epoch, num_workers=1)
+        assert by_number(list(iterator.next_epoch_itr())) == by_number(batches(build(), epoch=epoch))
 
 
 def test_an_epoch_goes_on_in_the_middle_with_the_sequences_that_were_left():
