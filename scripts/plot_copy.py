@@ -15,7 +15,7 @@ METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
 
 
 class Point(NamedTuple):
-    """What was logged after some updates: means since the last point, and the seconds that training has taken."""
+    """What was logged after some updates: means since the last point, and the seconds that they and validations took."""
 
     updates: int
     seconds: float
@@ -35,27 +35,27 @@ class Training(NamedTuple):
 def read(log: Path) -> Training:
     """The training of a log.
 
-    A training that was stopped has gone on from its last checkpoint: what it had done since then is in the log twice, and
-    fairseq may count its seconds from zero again.
+    A training that was stopped has gone on from its last checkpoint: what it had done since then is in the log twice. The
+    seconds follow from the updates a second of each point, which leave out the start.
 
     Raises:
-        ValueError: the folder has another name than a method and a seed, or no loss was logged.
+        ValueError: the folder has another name than a method and a seed, or no loss and speed was logged.
     """
     name = re.fullmatch(r"(\w+)-seed(\d+)", log.parent.name)
     if name is None or name[1] not in METHODS:
         raise ValueError(f"{log.parent}: the name must be <METHOD>-seed<SEED>, with one of the methods {', '.join(METHODS)}")
-    found = re.findall(r"\| train_inner \| (\{.*\})$", log.read_text(encoding="utf-8"), re.MULTILINE)
-    entries = {int(entry["num_updates"]): entry for entry in map(json.loads, found)}
-    if not entries:
-        raise ValueError(f"{log}: no loss in it; the training stopped before --log-interval updates")
-    points, seconds, before = [], 0.0, 0.0
+    found = map(json.loads, re.findall(r'^\{"epoch".*\}$', log.read_text(encoding="utf-8"), re.MULTILINE))
+    # Those of a validation and of an epoch have names of their own: valid_loss, train_loss.
+    entries = {int(entry["num_updates"]): entry for entry in found if "loss" in entry}
+    speeds = {updates: float(entry["ups"]) for updates, entry in entries.items() if float(entry.get("ups", 0)) > 0}
+    if not speeds:
+        raise ValueError(f"{log}: no loss and speed in it; the training stopped before --log-interval updates")
+    usual, points, seconds, before = median(speeds.values()), [], 0.0, 0
     for updates, entry in sorted(entries.items()):
-        wall = float(entry["wall"])
-        seconds += wall - before if wall >= before else wall
-        before = wall
+        seconds += (updates - before) / speeds.get(updates, usual)
+        before = updates
         points.append(Point(updates, seconds, float(entry["loss"]), float(entry["accuracy"])))
-    speeds = [float(entry["ups"]) for entry in entries.values() if float(entry.get("ups", 0)) > 0]
-    return Training(name[1], int(name[2]), points, 1000 / median(speeds) if speeds else float("nan"))
+    return Training(name[1], int(name[2]), points, 1000 / usual)
 
 
 def averaged(trainings: list[Training]) -> list[Point]:

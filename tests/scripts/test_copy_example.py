@@ -1,7 +1,6 @@
 """The recipe of the copy task: a training, the figure of several, what it refuses."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -24,38 +23,35 @@ def run(**variables: object) -> subprocess.CompletedProcess:
 
 
 def write_log(folder: Path, name: str, rows: list[tuple]) -> Path:
-    """A log with (updates, wall, loss, accuracy, updates a second) in each row."""
-    keys = ("num_updates", "wall", "loss", "accuracy", "ups")
+    """A log with (updates, loss, accuracy, updates a second) in each row."""
+    keys = ("num_updates", "loss", "accuracy", "ups")
     path = folder / name / "train.log"
     path.parent.mkdir(parents=True)
-    lines = [f"INFO | train_inner | {json.dumps({k: str(v) for k, v in zip(keys, row, strict=True)})}" for row in rows]
-    path.write_text("INFO | fairseq_cli.train | something else\n" + "\n".join(lines) + "\n")
+    entries = [{"epoch": 1, **{k: str(v) for k, v in zip(keys, row, strict=True)}} for row in rows]
+    others = [{"epoch": 1, f"{kind}_loss": "9", f"{kind}_num_updates": "10"} for kind in ("valid", "train")]
+    path.write_text("\n".join(["begin training epoch 1", *map(json.dumps, [*entries, *others])]) + "\n")
     return path
 
 
 def test_what_a_stopped_training_logged_twice_counts_once_and_its_seconds_add_up(tmp_path):
-    before, after = [(10, 5, 4.0, 10, 2.0), (20, 9, 3.0, 20, 2.5)], [(20, 4, 3.1, 21, 2.5), (30, 8, 2.0, 30, 2.5)]
+    before, after = [(10, 4.0, 10, 0), (20, 3.0, 20, 2.0)], [(20, 3.1, 21, 2.5), (30, 2.0, 30, 5.0), (40, 2.0, 30, 1.0)]
     training = plot_copy.read(write_log(tmp_path, "linear-seed3", before + after))
     assert (training.method, training.seed, training.milliseconds) == ("linear", 3, 400)
-    assert training.points == [(10, 5, 4.0, 10), (20, 9, 3.1, 21), (30, 13, 2.0, 30)]
+    assert training.points == [(10, 4, 4.0, 10), (20, 8, 3.1, 21), (30, 10, 2.0, 30), (40, 20, 2.0, 30)]
 
 
 def test_curves_are_means_of_the_seeds_where_all_have_one(tmp_path):
-    first = plot_copy.read(write_log(tmp_path, "linear-seed1", [(10, 5, 4.0, 10, 2), (20, 9, 3.0, 20, 2), (30, 12, 1, 1, 2)]))
-    second = plot_copy.read(write_log(tmp_path, "linear-seed2", [(10, 7, 2.0, 30, 4), (20, 11, 2.0, 40, 4)]))
-    assert plot_copy.averaged([first, second]) == [(10, 6, 3.0, 20), (20, 10, 2.5, 30)]
+    first = plot_copy.read(write_log(tmp_path, "linear-seed1", [(10, 4.0, 10, 2), (20, 3.0, 20, 2), (30, 1, 1, 2)]))
+    second = plot_copy.read(write_log(tmp_path, "linear-seed2", [(10, 2.0, 30, 4), (20, 2.0, 40, 4)]))
+    assert plot_copy.averaged([first, second]) == [(10, 3.75, 3.0, 20), (20, 7.5, 2.5, 30)]
     rows = plot_copy.table({"linear": [first, second], "momentum": [first]}).splitlines()
     assert rows[2:] == ["| linear | 2 | 20 | 2.500 | 30.0 | 375.0 | 1.00 |", "| momentum | 1 | 30 | 1.000 | 1.0 | 500.0 | 1.33 |"]
 
 
-def test_a_training_without_speeds_has_no_time_of_an_update(tmp_path):
-    assert math.isnan(plot_copy.read(write_log(tmp_path, "softmax-seed1", [(1, 0, 4.0, 1, 0)])).milliseconds)
-
-
 def test_logs_that_tell_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="other-seed1: the name must be <METHOD>-seed<SEED>, with one of the methods softmax"):
-        plot_copy.read(write_log(tmp_path, "other-seed1", [(1, 0, 4.0, 1, 2)]))
-    with pytest.raises(ValueError, match="no loss in it; the training stopped before --log-interval"):
+        plot_copy.read(write_log(tmp_path, "other-seed1", [(1, 4.0, 1, 2)]))
+    with pytest.raises(ValueError, match="no loss and speed in it; the training stopped before --log-interval"):
         plot_copy.read(write_log(tmp_path, "linear-seed1", []))
 
 
