@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train(prepared: Path) -> Callable[..., subprocess.Popen]:
+def train(prepared: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Start train.sh into a folder: a tiny model, 512 tokens an update, checkpoints every second update."""
+    started = []
 
     def start(out: Path, **variables: object) -> subprocess.Popen:
         settings = {"DATA": prepared, "OUT": out, "ARCH": "momentum_nat_tiny", "DEVICE": "cpu", "VALIDATE_EVERY": 2}
@@ -39,14 +40,17 @@ def train(prepared: Path) -> Callable[..., subprocess.Popen]:
         environment = {**os.environ, **{name: str(value) for name, value in values.items()}}
         command = ["bash", str(ROOT / "scripts" / "train.sh"), *FLAGS, "--source-lang=src", "--target-lang=tgt"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, **pipes)
+        started.append(subprocess.Popen(command, env=environment, **pipes))
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        process.kill()  # does nothing where it has ended
 
 
 def finish(process: subprocess.Popen) -> str:
     """What it printed, when it has ended well."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     return out
 
@@ -80,7 +84,7 @@ def processes(folder: Path, *words: str) -> list[int]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
