@@ -43,6 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", default=["1", "2", "5", "10", "adaptive"], metavar="N|adaptive")
     parser.add_argument("--lengths", nargs="+", default=["predicted", "oracle"], choices=["predicted", "oracle"])
     parser.add_argument("--length-beam", type=int, default=1)
+    parser.add_argument("--rescore-with", type=Path, metavar="CHECKPOINT", help="teacher that ranks the length beam")
     parser.add_argument("--collapse-repeats", action="store_true", help="as the paper's published code does")
     parser.add_argument("--beam", type=int, default=4, help="of an autoregressive model (4)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="tokens a batch when scoring")
@@ -61,8 +62,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("length_beam", "beam", "max_tokens", "speed_sentences"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if not options.checkpoint.is_file():
-        parser.error(f"{options.checkpoint}: no such checkpoint")
+    for checkpoint in filter(None, (options.checkpoint, options.rescore_with)):
+        if not checkpoint.is_file():
+            parser.error(f"{checkpoint}: no such checkpoint")
+    if options.rescore_with and options.length_beam < 2:
+        parser.error(f"--rescore-with {options.rescore_with}: there is nothing to rank without --length-beam of 2 or more")
     if not (options.data / "data-bin").is_dir():
         parser.error(f"{options.data}: no data-bin in it; make it with scripts/prepare_parallel.sh")
     return options
@@ -155,6 +159,7 @@ def main() -> None:
             **training_record(options.checkpoint),
             "seed": cfg.common.seed,
             "length_beam": options.length_beam,
+            "rescored": options.rescore_with is not None,
             "collapse_repeats": options.collapse_repeats,
             "scores": scores,
             "speeds": speeds,

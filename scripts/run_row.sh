@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One row of a translation table on prepared data: trains the model, then scores it. The recipes in examples/ call it.
 #   ROW=row DATA=prepared-folder MODEL=folder RESULT=file.json bash scripts/run_row.sh [fairseq-train's flags]
-# ROW          softmax, linear, momentum, connection or adaptive; teacher, an autoregressive model that distill.sh trained
+# ROW          softmax, linear, momentum, connection or adaptive; symmetric, momentum attention averaged over both directions;
+#              teacher, an autoregressive model that distill.sh trained
 # DATA         folder made by prepare_parallel.sh or distill.sh
 # MODEL        folder for checkpoints
 # RESULT       JSON file to write
@@ -11,6 +12,9 @@
 # STAGES       what to do (train evaluate)
 # MAX_UPDATE   updates (20000); the learning rate falls linearly to END_LR (1e-5) over them, from DECAY_UPDATES on constant (MAX_UPDATE)
 # MAX_MINUTES  training stops after so many minutes and the same command goes on (no limit)
+# AVERAGE      scores the mean of the last so many checkpoints; train with --keep-interval-updates of as many (0: scores the best one)
+# LENGTH_BEAM  lengths that are tried (1)
+# RESCORE_WITH checkpoint of a teacher that ranks the length beam (none)
 # DTYPE        of the scored model: float32, bfloat16 or float16 (float32)
 # SPEED_RUNS   timed runs of the scored model; 0 where others run beside it (3)
 # SCORE_FLAGS  further flags of evaluate.py ("")
@@ -30,25 +34,30 @@ export MAX_UPDATE=${MAX_UPDATE:-20000}
 DECAY_UPDATES=${DECAY_UPDATES:-$MAX_UPDATE}
 END_LR=${END_LR:-1e-5}
 MAX_MINUTES=${MAX_MINUTES:-}
+AVERAGE=${AVERAGE:-0}
+LENGTH_BEAM=${LENGTH_BEAM:-1}
+RESCORE_WITH=${RESCORE_WITH:-}
 DTYPE=${DTYPE:-float32}
 SPEED_RUNS=${SPEED_RUNS:-3}
 read -ra score_flags <<<"${SCORE_FLAGS:-}"
 
 [[ -n $DATA && -n $MODEL && -n $RESULT ]] || die "set DATA (prepared folder), MODEL (folder for checkpoints) and RESULT (JSON to write)"
 [[ $MAX_MINUTES =~ ^[0-9]*(\.[0-9]+)?$ ]] || die "MAX_MINUTES=$MAX_MINUTES: must be a number"
-for count in MAX_UPDATE DECAY_UPDATES; do require_count "$count"; done
+[[ $AVERAGE =~ ^(0|[2-9]|[1-9][0-9]+)$ ]] || die "AVERAGE=$AVERAGE: must be 0, or 2 or more"
+for count in MAX_UPDATE DECAY_UPDATES LENGTH_BEAM; do require_count "$count"; done
 
 momentum=(--attention momentum --attention-momentum 0.6 --attention-step-size 0.6)
 case $ROW in
     softmax | linear) training=(--attention "$ROW") ;;
     momentum) training=("${momentum[@]}") ;;
+    symmetric) training=("${momentum[@]}" --attention symmetric_momentum) ;;
     connection) training=("${momentum[@]}" --connection momentum --connection-momentum 0.3 --connection-step-size 0.9) ;;
     adaptive) training=("${momentum[@]}" --connection adaptive --connection-step-size 0.9) ;;
     teacher)
         training=()
         [[ $STAGES == evaluate ]] || die "ROW=teacher: distill.sh trains it; STAGES=evaluate scores it"
         ;;
-    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive or teacher" ;;
+    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive, symmetric or teacher" ;;
 esac
 case $SIZE in
     tiny) ARCH=momentum_nat_tiny training+=(--train-steps 2) ;;
@@ -93,14 +102,37 @@ train() {
     is_trained || say "train: stopped before update $MAX_UPDATE; the same command goes on"
 }
 
+# Prints the last AVERAGE checkpoints that were kept, the oldest first.
+last_checkpoints() {
+    local found
+    mapfile -t found < <(find "$MODEL" -name 'checkpoint_*_*.pt' -printf '%f\n' | sort --field-separator=_ --key=3n)
+    ((${#found[@]} >= AVERAGE)) ||
+        die "AVERAGE=$AVERAGE: ${#found[@]} checkpoints are kept in $MODEL; train with --keep-interval-updates $AVERAGE"
+    found=("${found[@]: -AVERAGE}")
+    printf '%s\n' "${found[@]/#/$MODEL/}"
+}
+
 evaluate() {
-    local checkpoint=$MODEL/checkpoint_best.pt
+    local checkpoint=$MODEL/checkpoint_best.pt name=$ROW
     [[ -f $checkpoint ]] || die "MODEL=$MODEL: no checkpoint_best.pt in it; train it first"
+    if ((AVERAGE)); then
+        name+=", $AVERAGE averaged" checkpoint=$MODEL/average$AVERAGE.pt
+        local last
+        last=$(last_checkpoints)
+        mapfile -t last <<<"$last"
+        [[ $checkpoint -nt ${last[-1]} ]] || python "$ROOT/scripts/average_checkpoints.py" "$checkpoint" "${last[@]}"
+    fi
+    if ((LENGTH_BEAM > 1)); then
+        name+=", length beam $LENGTH_BEAM" scoring+=(--length-beam "$LENGTH_BEAM")
+    fi
+    if [[ -n $RESCORE_WITH ]]; then
+        name+=", re-scored" scoring+=(--rescore-with "$RESCORE_WITH")
+    fi
     if [[ $RESULT -nt $checkpoint ]]; then
         say "evaluate: $RESULT stands, nothing to do"
         return
     fi
-    CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$ROW" --dtype "$DTYPE" \
+    CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$name" --dtype "$DTYPE" \
         --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
 }
 

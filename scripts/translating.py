@@ -12,6 +12,7 @@ from fairseq.tasks import FairseqTask
 
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from momentum_fairseq.tasks.translation_nat import TranslationNatTask
+from momentum_fairseq.teacher_scorer import TeacherScorer
 
 ADAPTIVE_MAX_STEPS = 10
 LENGTH_CLASS = 10  # sub-words of the source by which the speed at batch 1 is told apart
@@ -53,18 +54,23 @@ class Decoder:
 
 
 def decoders(task: FairseqTask, model: Any, options: Namespace) -> list[Decoder]:
-    """All that `options` ask for (`lengths`, `steps`, `length_beam`, `collapse_repeats`; `beam` for an autoregressive model)."""
+    """All that `options` ask for (`lengths`, `steps`, `length_beam`, `rescore_with`, `collapse_repeats`; `beam` for an
+    autoregressive model).
+    """
     if not isinstance(task, TranslationNatTask):
         generator = task.build_generator([model], Namespace(beam=options.beam))
         return [Decoder(model, generator, "predicted", f"beam {options.beam}")]
+    scorer = TeacherScorer.load(str(options.rescore_with), task) if options.rescore_with else None
     return [
-        Decoder(model, refinement(task, options, lengths, steps), lengths, steps)
+        Decoder(model, refinement(task, options, lengths, steps, scorer), lengths, steps)
         for lengths in options.lengths
         for steps in options.steps
     ]
 
 
-def refinement(task: TranslationNatTask, options: Namespace, lengths: str, steps: str) -> RefinementGenerator:
+def refinement(
+    task: TranslationNatTask, options: Namespace, lengths: str, steps: str, scorer: TeacherScorer | None
+) -> RefinementGenerator:
     return RefinementGenerator(
         task.target_dictionary,
         max_steps=ADAPTIVE_MAX_STEPS if steps == "adaptive" else int(steps),
@@ -73,6 +79,7 @@ def refinement(task: TranslationNatTask, options: Namespace, lengths: str, steps
         window=task.cfg.stopping_window,
         length_beam=1 if lengths == "oracle" else options.length_beam,
         oracle_length=lengths == "oracle",
+        scorer=None if lengths == "oracle" else scorer,  # one length, nothing to rank
         collapse_repeats=options.collapse_repeats,
     )
 

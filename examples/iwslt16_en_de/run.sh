@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One row of Table 5 of Nguyen et al. 2022, from data to results/<CORPUS>-<SIZE>/<ROW>-seed<SEED>.json.
-#   ROW=softmax|linear|momentum|connection|adaptive|teacher bash examples/iwslt16_en_de/run.sh [fairseq-train's flags]
+#   ROW=softmax|linear|momentum|connection|adaptive|symmetric|teacher bash examples/iwslt16_en_de/run.sh [fairseq-train's flags]
 # CORPUS      iwslt16; ted_mix, a substitute for its training set; multi30k (iwslt16)
 # DATA        iwslt16: its archive (default: downloaded); ted_mix: its folder; multi30k: folder of raw files (default: downloaded).
 #             Not needed where RUNS/<CORPUS>/prepared stands.
@@ -11,6 +11,8 @@
 # RESULTS     folder for the JSON (examples/iwslt16_en_de/results/<CORPUS>-<SIZE>)
 # SEED        (1)
 # MAX_UPDATE  updates (250000 paper, 700 small, 20 tiny); the learning rate falls linearly to 1e-5 over them
+# AVERAGE     scores the mean of the last so many checkpoints (0)
+# LENGTH_BEAM lengths that are tried (1); RESCORE=1 has the teacher rank them (0)
 # MAX_MINUTES, STAGES, DTYPE, SPEED_RUNS, SCORE_FLAGS, PRECISION, DEVICE   see scripts/run_row.sh
 # TEACHER_…, WORKERS, SHARDS, DECODE_TOKENS                                see scripts/distill.sh
 # The paper's schedule: Adam, 3e-4 falling to 1e-5 over 250,000 updates of 2 × 2,048 tokens, however many GPUs there are: on one
@@ -24,11 +26,14 @@ DISTILLED=${DISTILLED:-1}
 RUNS=${RUNS:-$ROOT/runs}
 RESULTS=${RESULTS:-$ROOT/examples/iwslt16_en_de/results/$CORPUS-$SIZE}
 STAGES=${STAGES:-train evaluate}
+export AVERAGE=${AVERAGE:-0} LENGTH_BEAM=${LENGTH_BEAM:-1}
+RESCORE=${RESCORE:-0}
 require_flag DISTILLED
+require_flag RESCORE
 
 case $ROW in
-    softmax | linear | momentum | connection | adaptive | teacher) ;;
-    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive or teacher" ;;
+    softmax | linear | momentum | connection | adaptive | symmetric | teacher) ;;
+    *) die "ROW=$ROW: must be softmax, linear, momentum, connection, adaptive, symmetric or teacher" ;;
 esac
 case $SIZE in
     tiny)
@@ -65,12 +70,13 @@ prepare() {
 }
 [[ -d $prepared/data-bin ]] || prepare
 data=$prepared
-if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) ]]; then
+if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) || ($RESCORE == 1 && ! -d $distilled/teacher) ]]; then
     # The teacher is the same for all seeds.
     DATA=$prepared OUT=$distilled STUDENT=0 SEED=1 bash "$ROOT/scripts/distill.sh"
 fi
 if [[ $ROW == teacher ]]; then
-    DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate bash "$ROOT/scripts/run_row.sh"
+    DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate AVERAGE=0 LENGTH_BEAM=1 \
+        bash "$ROOT/scripts/run_row.sh"
     exit
 fi
 
@@ -78,4 +84,11 @@ name=$ROW-seed$SEED
 [[ $DISTILLED == 1 ]] || name=raw-$name
 [[ $PRESET == paper ]] || name=$PRESET-$name
 [[ $DISTILLED == 0 ]] || data=$distilled/data
-DATA=$data MODEL=$RUNS/$CORPUS/$SIZE-$name RESULT=$RESULTS/$name.json STAGES=$STAGES bash "$ROOT/scripts/run_row.sh" "$@"
+model=$RUNS/$CORPUS/$SIZE-$name
+((AVERAGE == 0)) || name+=-average$AVERAGE
+((LENGTH_BEAM == 1)) || name+=-beam$LENGTH_BEAM
+if [[ $RESCORE == 1 ]]; then
+    export RESCORE_WITH=$distilled/teacher/checkpoint_best.pt
+    name+=-rescored
+fi
+DATA=$data MODEL=$model RESULT=$RESULTS/$name.json STAGES=$STAGES bash "$ROOT/scripts/run_row.sh" "$@"

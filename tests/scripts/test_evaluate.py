@@ -132,6 +132,13 @@ def test_the_published_protocol_is_named_in_the_result(nat, run):
     assert {entry["lengths"] for entry in result["scores"] + result["speeds"]} == {"oracle"}
 
 
+def test_a_teacher_ranks_the_length_beam(nat, checkpoint, run):
+    teacher = checkpoint(AUTOREGRESSIVE)
+    result = run(nat, "--splits", "test", "--steps", "2", "--speed-runs=0", "--length-beam=3", f"--rescore-with={teacher}")
+    assert (result["rescored"], result["length_beam"]) == (True, 3)
+    assert {score["lengths"] for score in result["scores"]} == {"predicted", "oracle"}
+
+
 def test_bfloat16_is_named_in_the_result(nat, run):
     result = run(nat, "--splits", "test", "--steps", "2", "--lengths", "predicted", "--speed-runs=0", "--dtype=bfloat16")
     assert result["dtype"] == "bfloat16"
@@ -162,6 +169,8 @@ def test_other_numbers_of_references_are_refused(nat, run, prepared, tmp_path):
         (["--steps", "0"], "--steps 0: must be a positive number"),
         (["--speed-runs=2"], "a median wants at least 3"),
         (["--beam=0"], "--beam 0: must be at least 1"),
+        (["--length-beam=2", "--rescore-with=none.pt"], "none.pt: no such checkpoint"),
+        ([f"--rescore-with={__file__}"], "nothing to rank without --length-beam"),
     ],
 )
 def test_flags_out_of_range_are_refused(flags, complaint, nat, run, capsys):
@@ -182,9 +191,10 @@ def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_pa
 
 def test_options_of_a_refinement_reach_its_generator(build_task):
     task = build_task()
-    options = Namespace(length_beam=3, collapse_repeats=True)
-    predicted = translating.refinement(task, options, "predicted", "adaptive")
+    options, teacher = Namespace(length_beam=3, collapse_repeats=True), object()
+    predicted = translating.refinement(task, options, "predicted", "adaptive", teacher)
     assert (predicted.length_beam, predicted.adaptive, predicted.max_steps) == (3, True, translating.ADAPTIVE_MAX_STEPS)
-    oracle = translating.refinement(task, options, "oracle", "5")
+    oracle = translating.refinement(task, options, "oracle", "5", teacher)
+    assert predicted.scorer is teacher and oracle.scorer is None
     assert (oracle.length_beam, oracle.oracle_length, oracle.adaptive, oracle.max_steps) == (1, True, False, 5)
     assert oracle.collapse_repeats

@@ -42,7 +42,8 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     settings = {"CORPUS": "multi30k", "DISTILLED": 0, "PRESET": "published-code", "SIZE": "tiny", "ROW": "adaptive", "SEED": 3}
     places = {"DATA": raw, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "BPE_OPERATIONS": 50}
     short = {"MAX_UPDATE": 4, "VALIDATE_EVERY": 2, "SPEED_RUNS": 0, "SCORE_FLAGS": "--splits test --steps 2"}
-    first, second = (run("examples/iwslt16_en_de/run.sh", **settings, **places, **short) for _ in range(2))
+    row, kept = "examples/iwslt16_en_de/run.sh", ("--keep-interval-updates", 2)
+    first, second = (run(row, *kept, **settings, **places, **short) for _ in range(2))
     assert first.returncode == 0, first.stdout + first.stderr
     result = json.loads((tmp_path / "results" / "published-code-raw-adaptive-seed3.json").read_text(encoding="utf-8"))
     assert (result["name"], result["seed"], result["updates"] <= 4, result["max_update"]) == ("adaptive", 3, True, 4)
@@ -52,6 +53,12 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     assert result["data"]["corpus"] == "Multi30k" and not result["data"]["distilled"]
     assert len(result["training_revisions"]) == 1
     assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
+    averaged = run(row, **settings, **places, **short, AVERAGE=2, LENGTH_BEAM=3)
+    assert averaged.returncode == 0, averaged.stdout + averaged.stderr
+    file = tmp_path / "results" / "published-code-raw-adaptive-seed3-average2-beam3.json"
+    assert json.loads(file.read_text(encoding="utf-8"))["name"] == "adaptive, 2 averaged, length beam 3"
+    too_many = run(row, **settings, **places, **short, AVERAGE=3)
+    assert "AVERAGE=3: 2 checkpoints are kept" in too_many.stderr and too_many.returncode != 0
 
 
 def test_wrong_settings_are_named(tmp_path):
@@ -60,6 +67,7 @@ def test_wrong_settings_are_named(tmp_path):
     assert "set DATA (prepared folder), MODEL" in run(row, ROW="softmax", DATA="").stderr
     assert "ROW=other: must be softmax" in run(row, ROW="other", **given).stderr
     assert "SIZE=huge: must be tiny" in run(row, ROW="linear", SIZE="huge", **given).stderr
+    assert "AVERAGE=1: must be 0, or 2 or more" in run(row, ROW="linear", AVERAGE=1, **given).stderr
     assert "PRESET=mine: must be paper" in run(row, ROW="linear", PRESET="mine", **given).stderr
     assert "MAX_MINUTES=long: must be a number" in run(row, ROW="linear", MAX_MINUTES="long", **given).stderr
     assert "distill.sh trains it" in run(row, ROW="teacher", **given).stderr
