@@ -8,6 +8,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
 from momentum_fairseq.modules import (
+    ACTIVATIONS,
     ATTENTION_KINDS,
     CONNECTIONS,
     FEED_FORWARDS,
@@ -32,6 +33,9 @@ class ModelConfig(FairseqDataclass):
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and sub-layer outputs"})
     normalize_before: bool = field(default=False, metadata={"help": "LayerNorm before each sub-layer, not after"})
     feed_forward: ChoiceEnum(list(FEED_FORWARDS)) = field(default="residual", metadata={"help": "feed-forward kind"})
+    feed_forward_activation: ChoiceEnum(list(ACTIVATIONS)) = field(
+        default="relu", metadata={"help": "activation inside the feed-forward"}
+    )
     attention: ChoiceEnum(list(ATTENTION_KINDS)) = field(default="momentum", metadata={"help": "kind of every attention"})
     attention_momentum: float = field(default=0.6, metadata={"help": "momentum β of the attention, in [0, 1)"})
     attention_step_size: float = field(default=0.6, metadata={"help": "step size γ of the attention, > 0"})
@@ -69,6 +73,7 @@ def layer_options(cfg: Any) -> LayerOptions:
         dropout=cfg.dropout,
         normalize_before=cfg.normalize_before,
         feed_forward=str(cfg.feed_forward),
+        activation=str(cfg.feed_forward_activation),
         chain=str(cfg.connection_chain),
         attention=AttentionOptions(
             kind=str(cfg.attention),

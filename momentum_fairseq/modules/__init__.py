@@ -4,13 +4,14 @@ from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionO
 from momentum_fairseq.modules.causal_attention import CausalSelfAttention
 from momentum_fairseq.modules.causal_decoder_layer import CausalDecoderLayer
 from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection
-from momentum_fairseq.modules.feed_forward import FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
+from momentum_fairseq.modules.feed_forward import ACTIVATIONS, FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
 from momentum_fairseq.modules.length_predictor import LengthPredictor
 from momentum_fairseq.modules.multihead_attention import MultiheadAttention
-from momentum_fairseq.modules.positions import SinusoidalPositions
+from momentum_fairseq.modules.positions import LearnedPositions, SinusoidalPositions
 from momentum_fairseq.modules.transformer_layer import DecoderLayer, EncoderLayer, LayerOptions
 
 __all__ = [
+    "ACTIVATIONS",
     "ATTENTION_KINDS",
     "CONNECTIONS",
     "FEED_FORWARDS",
@@ -23,6 +24,7 @@ __all__ = [
     "EncoderLayer",
     "HighwayFeedForward",
     "LayerOptions",
+    "LearnedPositions",
     "LengthPredictor",
     "MultiheadAttention",
     "ResidualFeedForward",

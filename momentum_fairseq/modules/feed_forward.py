@@ -5,10 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from momentum_fairseq.modules.attention_kinds import lookup
 
-def two_layer_relu(embed_dim: int, hidden_dim: int) -> nn.Sequential:
-    """Linear, ReLU, Linear: `[..., C]` → `[..., C]`."""
-    layers = nn.Sequential(nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim))
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+def two_layers(embed_dim: int, hidden_dim: int, activation: str) -> nn.Sequential:
+    """Linear, a name in `ACTIVATIONS`, Linear: `[..., C]` → `[..., C]`; ValueError for an unknown name."""
+    between = lookup(ACTIVATIONS, activation, "activation")()
+    layers = nn.Sequential(nn.Linear(embed_dim, hidden_dim), between, nn.Linear(hidden_dim, embed_dim))
     for linear in (layers[0], layers[2]):
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -18,9 +23,11 @@ def two_layer_relu(embed_dim: int, hidden_dim: int) -> nn.Sequential:
 class ResidualFeedForward(nn.Module):
     """y = LN(x + Drop(FFN(x))), or x + Drop(FFN(LN(x))) with the norm before."""
 
-    def __init__(self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool) -> None:
+    def __init__(
+        self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool, activation: str = "relu"
+    ) -> None:
         super().__init__()
-        self.ffn = two_layer_relu(embed_dim, hidden_dim)
+        self.ffn = two_layers(embed_dim, hidden_dim, activation)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(embed_dim)
         self.normalize_before = normalize_before
@@ -39,9 +46,11 @@ class ResidualFeedForward(nn.Module):
 class HighwayFeedForward(ResidualFeedForward):
     """y = LN(g ∘ x + (1 − g) ∘ Drop(FFN(x))),  g = sigmoid(FFN_gate(x))  (Lee et al. 2018, section 4; Srivastava et al. 2015)."""
 
-    def __init__(self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool) -> None:
-        super().__init__(embed_dim, hidden_dim, dropout=dropout, normalize_before=normalize_before)
-        self.gate = two_layer_relu(embed_dim, hidden_dim)
+    def __init__(
+        self, embed_dim: int, hidden_dim: int, *, dropout: float, normalize_before: bool, activation: str = "relu"
+    ) -> None:
+        super().__init__(embed_dim, hidden_dim, dropout=dropout, normalize_before=normalize_before, activation=activation)
+        self.gate = two_layers(embed_dim, hidden_dim, activation)
 
     def mix(self, x: Tensor, inner: Tensor, update: Tensor) -> Tensor:
         return torch.lerp(update, x, torch.sigmoid(self.gate(inner)))

@@ -1,8 +1,9 @@
-"""Sinusoidal positions (Vaswani et al. 2017, section 3.5)."""
+"""Positions: sinusoids (Vaswani et al. 2017, section 3.5), or learned."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,16 +17,10 @@ def sinusoids(length: int, dim: int) -> Tensor:
     return table.float()
 
 
-class SinusoidalPositions(nn.Module):
-    """A table of sinusoids, computed once and not saved with the model.
+class Positions(nn.Module):
+    """A table `[max_length, C]`, a row for each position; which numbers it holds is the subclasses' business."""
 
-    Args:
-        max_length: positions in the table; `dim`: features.
-    """
-
-    def __init__(self, max_length: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("table", sinusoids(max_length, dim), persistent=False)
+    table: Tensor
 
     def forward(self, length: int) -> Tensor:
         """The first `length` positions `[length, C]`; ValueError beyond the table."""
@@ -38,4 +33,28 @@ class SinusoidalPositions(nn.Module):
         each sentence's first real token.
         """
         positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)
-        return self(padding_mask.shape[1])[positions[:, first:]]
+        return F.embedding(positions[:, first:], self(padding_mask.shape[1]))
+
+
+class SinusoidalPositions(Positions):
+    """A table of sinusoids, computed once and not saved with the model.
+
+    Args:
+        max_length: positions in the table; `dim`: features.
+    """
+
+    def __init__(self, max_length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("table", sinusoids(max_length, dim), persistent=False)
+
+
+class LearnedPositions(Positions):
+    """A table that is learned, from N(0, `std`²) on.
+
+    Args:
+        max_length: positions in the table; `dim`: features.
+    """
+
+    def __init__(self, max_length: int, dim: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(max_length, dim).normal_(std=std))

@@ -22,7 +22,7 @@ class LayerOptions:
         embed_dim: C. ffn_dim: features inside the feed-forward. num_heads: H.
         dropout: on the output of every sub-layer.
         normalize_before: LayerNorm before each sub-layer instead of after it.
-        feed_forward: a name in `FEED_FORWARDS`.
+        feed_forward: a name in `FEED_FORWARDS`. activation: inside it, a name in `ACTIVATIONS`.
         chain: `shared`: one velocity runs through all attention sub-layers; `separate`: one for each of self, positional
             and cross attention.
     """
@@ -33,6 +33,7 @@ class LayerOptions:
     dropout: float = 0.1
     normalize_before: bool = False
     feed_forward: str = "highway"
+    activation: str = "relu"
     chain: str = "shared"
     attention: AttentionOptions = field(default_factory=AttentionOptions)
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -72,7 +73,11 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
         self.connection = build_connection(options.connection)
         self.feed_forward = lookup(FEED_FORWARDS, options.feed_forward, "feed-forward")(
-            options.embed_dim, options.ffn_dim, dropout=options.dropout, normalize_before=options.normalize_before
+            options.embed_dim,
+            options.ffn_dim,
+            dropout=options.dropout,
+            normalize_before=options.normalize_before,
+            activation=options.activation,
         )
 
     def _attention(self) -> tuple[MultiheadAttention, nn.LayerNorm]:

@@ -45,3 +45,18 @@ def test_dropout_is_on_the_update_not_on_the_input(kind):
     module, x = build(kind, dropout=1.0), torch.randn(2, 3, 6, dtype=torch.float64)
     kept = x * torch.sigmoid(module.gate(x)) if kind == "highway" else x
     torch.testing.assert_close(module(x), F.layer_norm(kept, (6,)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
+def test_gelu_takes_the_place_of_relu(kind):
+    module, x = build(kind, activation="gelu"), torch.randn(2, 3, 6, dtype=torch.float64)
+    networks = [module.ffn, module.gate] if kind == "highway" else [module.ffn]
+    for network in networks:
+        hidden = x @ network[0].weight.T + network[0].bias
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+        torch.testing.assert_close(network(x), hidden @ network[2].weight.T + network[2].bias, rtol=1e-10, atol=1e-12)
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose from gelu, relu"):
+        build("residual", activation="tanh")
