@@ -11,11 +11,15 @@ STANDARD = sys.stdlib_module_names
 DECODING = ("refinement_generator", "teacher_scorer")
 # What each floor may import besides the standard library and itself.
 ALLOWED = {
-    "ops": {"torch"},
+    "data": {"torch", "numpy", "PIL"},
+    "ops": {"torch", "triton"},
     "modules": {"torch", "momentum_fairseq.ops"},
     "models": {"torch", "fairseq", "omegaconf", "momentum_fairseq.ops", "momentum_fairseq.modules"},
-    "criterions": {"torch", "fairseq"},
-    "tasks": {"torch", "numpy", "fairseq", "momentum_fairseq.ops", *(f"momentum_fairseq.{file}" for file in DECODING)},
+    "criterions": {"torch", "fairseq", "momentum_fairseq.ops"},
+    "tasks": {
+        *("torch", "numpy", "fairseq", "momentum_fairseq.data", "momentum_fairseq.ops"),
+        *(f"momentum_fairseq.{file}" for file in DECODING),
+    },
 }
 
 
