@@ -1,5 +1,6 @@
 """Fixtures of all tests: a tiny bilingual corpus, dictionaries, models and tasks on it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -13,6 +14,10 @@ from fairseq_cli import preprocess
 
 from momentum_fairseq.models.momentum_nat import MomentumNatConfig, MomentumNatModel
 from momentum_fairseq.tasks.translation_nat import TranslationNatConfig, TranslationNatTask
+
+# Without a GPU the kernels run in Triton's interpreter, which must be chosen before triton is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SPLITS = {"train": 200, "valid": 41, "test": 30}  # 41: no multiple of 8, fairseq's batch size unit
 WORDS = 20

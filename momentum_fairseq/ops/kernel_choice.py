@@ -1,0 +1,54 @@
+"""Which implementation of an attention op runs: the loop of the reference, torch's own operations, or Triton kernels.
+
+MOMENTUM_FAIRSEQ_KERNEL=reference|torch|triton in the environment settles it. Without it, tensors on a CUDA device that the
+kernels take go to Triton and all others to torch. TRITON_INTERPRET=1, set before triton is first imported, lets Triton run on
+a CPU, slowly.
+"""
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+VARIABLE = "MOMENTUM_FAIRSEQ_KERNEL"
+KERNELS = ("reference", "torch", "triton")
+HAS_TRITON = find_spec("triton") is not None
+LARGEST_DIM = 256  # of D and M: two states of a head, in blocks, are held in registers
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def kernel_for(q: Tensor, v: Tensor) -> str:
+    """The implementation for q `[..,D]` and v `[..,M]`: "reference", "torch" or "triton".
+
+    Raises:
+        ValueError: MOMENTUM_FAIRSEQ_KERNEL is none of the three, or triton where it can't run.
+    """
+    choice = os.environ.get(VARIABLE, "")
+    if choice == "":
+        return "triton" if q.device.type == "cuda" and why_not_triton(q, v) is None else "torch"
+    if choice not in KERNELS:
+        raise ValueError(f"{VARIABLE}={choice}: choose from {', '.join(KERNELS)}, or leave it unset")
+    if choice == "triton":
+        reason = why_not_triton(q, v)
+        if reason is not None:
+            raise ValueError(f"{VARIABLE}=triton: {reason}; set it to torch or leave it unset")
+    return choice
+
+
+def why_not_triton(q: Tensor, v: Tensor) -> str | None:
+    """What keeps the kernels from these tensors; None where nothing does."""
+    if not HAS_TRITON:
+        return "triton is not installed"
+    if q.device.type != "cuda" and not (q.device.type == "cpu" and interpreted()):
+        return f"the tensors are on {q.device}, and the kernels run on cuda (on cpu with TRITON_INTERPRET=1)"
+    if q.dtype not in DTYPES or v.dtype not in DTYPES:
+        return f"the kernels take float32, bfloat16 and float16, got q {q.dtype}, v {v.dtype}"
+    if max(q.shape[-1], v.shape[-1]) > LARGEST_DIM:
+        return f"the kernels take D and M up to {LARGEST_DIM}, got D = {q.shape[-1]}, M = {v.shape[-1]}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels are run by its interpreter, on a CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"

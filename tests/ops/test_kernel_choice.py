@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from momentum_fairseq.ops import kernel_choice
+from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
+
+
+def tensors(*, dim=8, value_dim=8, dtype=torch.float32, device="cpu"):
+    return torch.zeros(1, 1, 4, dim, dtype=dtype, device=device), torch.zeros(1, 1, 4, value_dim, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("choice", kernel_choice.KERNELS)
+def test_the_variable_settles_it(choice, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv(VARIABLE, choice)
+    assert kernel_for(*tensors()) == choice
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_unset_or_empty_tensors_on_a_cpu_go_to_torch(value, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(VARIABLE, value)
+    assert kernel_for(*tensors()) == "torch"
+
+
+def test_an_unknown_name_is_refused_with_the_choices(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "cuda")
+    with pytest.raises(ValueError, match="MOMENTUM_FAIRSEQ_KERNEL=cuda: choose from reference, torch, triton"):
+        kernel_for(*tensors())
+
+
+@pytest.mark.parametrize(
+    ("interpret", "options", "reason"),
+    [
+        ("0", {}, "the tensors are on cpu"),
+        ("1", {"device": "meta"}, "the tensors are on meta"),
+        ("1", {"dtype": torch.float64}, r"got q torch.float64, v torch.float64"),
+        ("1", {"dim": 257}, "D and M up to 256, got D = 257, M = 8"),
+        ("1", {"value_dim": 300}, "got D = 8, M = 300"),
+    ],
+)
+def test_triton_is_refused_where_it_cannot_run(interpret, options, reason, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    monkeypatch.setenv(VARIABLE, "triton")
+    with pytest.raises(ValueError, match=f"MOMENTUM_FAIRSEQ_KERNEL=triton: .*{reason}.*; set it to torch"):
+        kernel_for(*tensors(**options))
+
+
+def test_without_triton_the_package_computes_with_torch_and_says_what_is_missing():
+    program = """
+import sys
+sys.modules["triton"] = None
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "triton" else find_spec(name, *rest)
+import os, torch
+from momentum_fairseq.ops import causal_momentum_attention
+x = torch.rand(1, 1, 3, 4)
+causal_momentum_attention(x, x, x, momentum=0.5, step_size=1.0)
+os.environ["MOMENTUM_FAIRSEQ_KERNEL"] = "triton"
+from momentum_fairseq.ops.kernel_choice import kernel_for
+try:
+    kernel_for(x, x)
+except ValueError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "MOMENTUM_FAIRSEQ_KERNEL=triton: triton is not installed; set it to torch or leave it unset\n"
