@@ -1,0 +1,92 @@
+"""What the kernels share: tiles of `[B,H,N,D]` tensors of any strides, products of them, φ, and the weights of counts."""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# The interpreter multiplies the bits of bfloat16 numbers; there the rounded numbers are multiplied in float32, which is the same.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+
+
+@triton.jit
+def load_rows(ptr, first, last, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows first … last − 1 of a matrix with contiguous columns, float32 `[ROWS,COLUMNS]`, zeros beyond."""
+    row = first + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row[:, None] < last) & (column[None, :] < width)
+    return tl.load(ptr + row[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_rows(ptr, x, first, last, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The inverse of `load_rows`."""
+    row = first + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row[:, None] < last) & (column[None, :] < width)
+    tl.store(ptr + row[:, None].to(tl.int64) * stride + column[None, :], x.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def features(x, first, last, width, MAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """φ(x) = elu(x) + 1 of a tile of `load_rows`, zeros beyond its edges as before; x itself where it is MAPPED already."""
+    if MAPPED:
+        return x
+    row = first + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row[:, None] < last) & (column[None, :] < width)
+    return tl.where(inside, tl.where(x > 0, x + 1, tl.exp(tl.where(x > 0, 0.0, x))), 0.0)
+
+
+@triton.jit
+def slope(mapped, MAPPED: tl.constexpr):
+    """φ′(x) from φ(x)."""
+    if MAPPED:
+        return tl.full(mapped.shape, 1.0, tl.float32)
+    return tl.where(mapped > 1, 1.0, mapped)
+
+
+@triton.jit
+def product(a, b, HALF: tl.constexpr, PRECISION: tl.constexpr):
+    """a @ b summed in float32; HALF rounds the factors to bfloat16, for the tensor cores."""
+    if HALF:
+        a = a.to(tl.bfloat16)
+        b = b.to(tl.bfloat16)
+        if INTERPRETED:
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        return tl.dot(a, b)
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def one_minus_power(count, log_beta):
+    """1 − β^count with all its digits as β → 1: a series of −expm1 near zero."""
+    x = count.to(tl.float32) * log_beta
+    y = tl.maximum(x, -0.5)
+    series = 1.0 + y / 8 * (1.0 + y / 9)
+    series = 1.0 + y / 5 * (1.0 + y / 6 * (1.0 + y / 7 * series))
+    series = -y * (1.0 + y / 2 * (1.0 + y / 3 * (1.0 + y / 4 * series)))
+    return tl.where(x > -0.5, series, 1.0 - tl.exp(x))
+
+
+def power_of_two(size: int, least: int = 16) -> int:
+    """The side of a tile for `size` rows or columns; a product takes 16 at least."""
+    return max(least, triton.next_power_of_2(size))
+
+
+def rows_contiguous(x: Tensor) -> Tensor:
+    """x, or a copy where its last axis isn't contiguous."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def precision(*tensors: Tensor) -> dict[str, bool | str]:
+    """How `product` multiplies: bfloat16 inputs as they are, float16 ones (whose sums overflow) as tf32, float32 ones exactly.
+
+    For float32 torch's own switch, `torch.backends.cuda.matmul.allow_tf32`, counts here too.
+    """
+    dtypes = {x.dtype for x in tensors}
+    fast = torch.float32 not in dtypes or torch.backends.cuda.matmul.allow_tf32
+    return {"HALF": dtypes == {torch.bfloat16}, "PRECISION": "tf32" if fast else "ieee"}
