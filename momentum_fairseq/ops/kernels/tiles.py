@@ -62,6 +62,14 @@ def product(a, b, HALF: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def scaled_gradient(g, out, inverse, first, last, g_stride, out_stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """e_i = g_i / l_i and δ_i = e_i·o_i of some rows, with 1 / l_i in `inverse`; zeros beyond the last."""
+    row = first + tl.arange(0, ROWS)
+    e = load_rows(g, first, last, g_stride, width, ROWS, COLUMNS) * tl.load(inverse + row, mask=row < last, other=0.0)[:, None]
+    return e, tl.sum(e * load_rows(out, first, last, out_stride, width, ROWS, COLUMNS), 1)
+
+
+@triton.jit
 def one_minus_power(count, log_beta):
     """1 − β^count with all its digits as β → 1: a series of −expm1 near zero."""
     x = count.to(tl.float32) * log_beta
