@@ -41,6 +41,14 @@ require_count() {
     fi
 }
 
+# note_revision FOLDER: this tree's commit goes into FOLDER/revision.txt, unless it is there already.
+note_revision() {
+    local revision
+    revision=$(git -C "$ROOT" describe --always --dirty --abbrev=12 2>/dev/null) || revision=${MOMENTUM_REVISION:-unknown}
+    mkdir -p "$1" || die "can't make the folder $1"
+    grep -qxFs "$revision" "$1/revision.txt" || printf '%s\n' "$revision" >>"$1/revision.txt"
+}
+
 # download URL: what lies there, to standard output; gives up soon where there is no network.
 download() {
     if command -v curl >/dev/null; then

@@ -79,19 +79,12 @@ is_trained() {
     grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$MODEL/train.log"
 }
 
-note_revision() {
-    local revision
-    revision=$(git -C "$ROOT" describe --always --dirty --abbrev=12 2>/dev/null) || revision=${MOMENTUM_REVISION:-unknown}
-    mkdir -p "$MODEL" || die "MODEL=$MODEL: can't make this folder"
-    grep -qxFs "$revision" "$MODEL/revision.txt" || printf '%s\n' "$revision" >>"$MODEL/revision.txt"
-}
-
 train() {
     if is_trained; then
         say "train: $MODEL is trained, nothing to do"
         return
     fi
-    note_revision
+    note_revision "$MODEL"
     local limit=()
     if [[ -n $MAX_MINUTES ]]; then
         # fairseq counts the hours of all runs that a training consists of.
