@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.kernels import launch
-from momentum_fairseq.ops.kernels.launch import States
+from momentum_fairseq.ops.kernels import causal_launches as launches
+from momentum_fairseq.ops.kernels.causal_launches import States
 
 
 def causal_attention_by_triton(
@@ -98,10 +98,10 @@ def causal_attention(
 
     β and γ are `beta` and `gamma` `[H]` where given, else `momentum` and `step_size`.
     """
-    setting = launch.setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, eps, feature_map)
+    setting = launches.setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, eps, feature_map)
     last = States(*empty_states(q, v, linear, return_state))
     with torch.cuda.device_of(q):
-        out, normaliser = launch.forward(q, k, v, setting, states(first, second, sums), last if return_state else None)
+        out, normaliser = launches.forward(q, k, v, setting, states(first, second, sums), last if return_state else None)
     return out, normaliser, *last
 
 
@@ -150,16 +150,16 @@ def causal_attention_backward(
     feature_map: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for q, k, v, β, γ, and s / γ, −m and z before the first key; empty for those not given."""
-    setting = launch.setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, eps, feature_map)
+    setting = launches.setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, eps, feature_map)
     initial, grad_last = states(first, second, sums), states(grad_first, grad_second, grad_sums)
     grad_initial = States(*empty_states(q, v, linear, first is not None))
     with torch.cuda.device_of(q):
-        dq, dk, dv, rho, delta = launch.backward(
+        dq, dk, dv, rho, delta = launches.backward(
             q, k, v, out, normaliser, grad, setting, initial, grad_last, None if initial is None else grad_initial
         )
         dbeta = grad.new_empty(0)
         if beta is not None:
-            dbeta = launch.momentum_gradient(q, k, v, grad, rho, setting, initial, grad_last).to(beta.dtype)
+            dbeta = launches.momentum_gradient(q, k, v, grad, rho, setting, initial, grad_last).to(beta.dtype)
     dgamma = grad.new_empty(0)
     if gamma is not None:
         dgamma = (-(delta * normaliser).sum((0, 2)) / setting.gamma).to(gamma.dtype)

@@ -2,7 +2,8 @@
 
 With P = −m, and s divided by γ, the recurrence over the real keys is
 
-    P_i = β P_{i-1} + k_i v_iᵀ        s_i = s_{i-1} + P_i        z_i = z_{i-1} + k_i        o_i = γ q_iᵀ s_i / n_i,   n_i = q_iᵀ z_i + eps
+    P_i = β P_{i-1} + k_i v_iᵀ        s_i = s_{i-1} + P_i        z_i = z_{i-1} + k_i
+    o_i = γ q_iᵀ s_i / n_i        n_i = q_iᵀ z_i + eps
 
 and a chunk of R real keys, key j the r_j-th of them, takes (s, P) to
 
@@ -15,7 +16,7 @@ with w_n = 1 + β + … + βⁿ and a_n = β + … + βⁿ: nothing is ever subt
     dq_i = Σ_{j≤i} (ρ_i w_{r_i−r_j} (g_i·v_j) + δ_i) k_j        dk_j = Σ_{i≥j} (ρ_i w_{r_i−r_j} (v_j·g_i) + δ_i) q_i
     dv_j = Σ_{i≥j} ρ_i w_{r_i−r_j} (k_j·q_i) g_i
 
-So all four are one algorithm, `attend`: row x_i times the rows y_j before it (after it where REVERSE), weighted, times the rows u_j.
+So all four are one algorithm, `attend`: row x_i times the rows y_j up to it (from it on where REVERSE), weighted, times u_j.
 
     out    x  y  u    REVERSE
     o      q  k  v    no         NORMALISE: divided by n
@@ -31,8 +32,10 @@ enter them. Sums are float32, and nothing is summed in an order that changes (no
 import triton
 import triton.language as tl
 
-# Rows of the table of weights `[H or 1,6,CHUNK+1]`, made in `launch.py`: w_n, a_n, βⁿ, βⁿ − 1, and the derivatives of w_n (and a_n)
-# and βⁿ for β. A state loses (βⁿ − 1) of itself: a rounded βⁿ near one would be wrong to the same side in every chunk.
+from momentum_fairseq.ops.kernels.tiles import INTERPRETED
+
+# Rows of the table of weights `[H or 1,6,CHUNK+1]`: w_n, a_n, βⁿ, βⁿ − 1, and the derivatives for β of w_n (and a_n) and of βⁿ.
+# A state loses (βⁿ − 1) of itself: a rounded βⁿ near one would be wrong to the same side in every chunk.
 GROWTH, ENTRY, DECAY, LOSS, GROWTH_SLOPE, DECAY_SLOPE = (tl.constexpr(i) for i in range(6))
 
 
@@ -48,7 +51,7 @@ def load_rows(X, stride, rows, columns, wanted, width, MAP: tl.constexpr, OPERAN
     x = tl.load(X + rows[:, None].to(tl.int64) * stride[2] + columns[None, :] * stride[3], mask=mask, other=0)
     if MAP:
         x = tl.where(mask, elu_plus_one(x.to(tl.float32)), 0)
-    return x.to(OPERAND)
+    return nearest(x, OPERAND)
 
 
 @triton.jit
@@ -72,9 +75,22 @@ def look_up(Table, row: tl.constexpr, count, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def nearest(x, DTYPE: tl.constexpr):
+    """x rounded to the nearest, by hand in the interpreter, which truncates to bfloat16."""
+    if INTERPRETED:  # noqa: SIM102 (a compiled kernel reads no further)
+        if DTYPE is tl.bfloat16 and x.dtype is tl.float32:
+            bits = x.to(tl.int32, bitcast=True)
+            x = (bits + 32767 + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
 def multiply(x, y, PRECISION: tl.constexpr):
     """x y, summed in float32; y is rounded to x's dtype."""
-    return tl.dot(x, y.to(x.dtype), input_precision=PRECISION)
+    y = nearest(y, x.dtype)
+    if INTERPRETED:  # it would multiply the bits of bfloat16 numbers
+        return tl.dot(x.to(tl.float32), y.to(tl.float32))
+    return tl.dot(x, y, input_precision=PRECISION)
 
 
 @triton.jit
@@ -214,7 +230,7 @@ def attend(
         if BIAS:
             delta = tl.load(Delta + row * length + rows, mask=inside, other=0)
             scores += delta[None, :] if REVERSE else delta[:, None]
-        out = multiply(tl.where(ordered, scores, 0).to(OPERAND), u, PRECISION)
+        out = multiply(nearest(tl.where(ordered, scores, 0), OPERAND), u, PRECISION)
 
         read = multiply(x, first, PRECISION)
         if MOMENTUM:
@@ -238,7 +254,7 @@ def attend(
         if REVERSE and PADDED:
             out = tl.where(real[:, None], out, 0)
         at = rows[:, None].to(tl.int64) * out_stride[2] + u_columns[None, :] * out_stride[3]
-        tl.store(Out + at, out.to(Out.dtype.element_ty), mask=inside[:, None] & in_u[None, :])
+        tl.store(Out + at, nearest(out, Out.dtype.element_ty), mask=inside[:, None] & in_u[None, :])
 
         u = u.to(tl.float32)
         if NORMALISE:
@@ -491,7 +507,7 @@ def differentiate_momentum(
 
         distance = tl.where(ordered, rank[:, None] - rank[None, :], 0)
         scores = multiply(q, tl.trans(k), PRECISION) * look_up(Table, GROWTH_SLOPE, distance, CHUNK)
-        read = multiply(tl.where(ordered, scores, 0).to(OPERAND), v, PRECISION)
+        read = multiply(nearest(tl.where(ordered, scores, 0), OPERAND), v, PRECISION)
         read += multiply(q, first_slope, PRECISION)
         read += look_up(Table, ENTRY, rank, CHUNK)[:, None] * multiply(q, second_slope, PRECISION)
         read += look_up(Table, GROWTH_SLOPE, rank, CHUNK)[:, None] * multiply(q, second, PRECISION)

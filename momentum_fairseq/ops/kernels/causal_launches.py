@@ -1,14 +1,14 @@
-"""How the causal kernels are launched: sizes of tiles, number of segments, the table of weights, and the order of the launches."""
+"""How the causal kernels are launched: sizes of tiles, number of segments, the table of weights, the order of the launches."""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from momentum_fairseq.ops.kernels.causal_kernels import attend, differentiate_momentum, prepare_gradients, scan, summarise
+from momentum_fairseq.ops.kernels.tiles import power_of_two, precision
 
 
 class Tile(NamedTuple):
@@ -52,7 +52,8 @@ class Setting(NamedTuple):
         gamma: γ, `[H]` or `[1]`, float32.
         padding: `[B,N]` uint8, 1 = padding; or None.
         feature_map: whether φ(x) = elu(x) + 1 is taken of q and k on the way.
-        operand, precision: what `tl.dot` multiplies, and how.
+        half: whether bfloat16 numbers are multiplied, and not float32 ones.
+        precision: how float32 numbers are multiplied.
         tile: sizes, for both orders of D and M.
         segments, segment_chunks: of one head, and the chunks of each.
         eps: added to the normaliser.
@@ -63,7 +64,7 @@ class Setting(NamedTuple):
     gamma: Tensor
     padding: Tensor | None
     feature_map: bool
-    operand: tl.dtype
+    half: bool
     precision: str
     tile: Tile
     segments: int
@@ -71,26 +72,9 @@ class Setting(NamedTuple):
     eps: float
 
 
-def block_of(width: int) -> int:
-    """The power of two that holds the width; tensor cores multiply no fewer than 16."""
-    return max(16, triton.next_power_of_2(width))
-
-
-def operand_of(*tensors: Tensor) -> tuple[tl.dtype, str]:
-    """What the products are of: bfloat16 of bfloat16; else float32, exact to its last digits unless torch may use TF32.
-
-    float16 alone is multiplied as TF32, which has its digits and float32's range: states and scores pass 65504.
-    """
-    dtypes = {x.dtype for x in tensors}
-    if dtypes == {torch.bfloat16}:
-        return tl.bfloat16, "ieee"
-    tf32 = torch.float32 not in dtypes or torch.backends.cuda.matmul.allow_tf32
-    return tl.float32, "tf32" if tf32 else "ieee"
-
-
-def tile_of(device: torch.device, operand: tl.dtype, width: int) -> Tile:
+def tile_of(device: torch.device, half: bool, width: int) -> Tile:
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
-    sizes = TILES.get(major, AMPERE)[operand == tl.bfloat16]
+    sizes = TILES.get(major, AMPERE)[half]
     return next(tile for largest, tile in sizes.items() if width <= largest)
 
 
@@ -109,17 +93,16 @@ def setting_of(
     q: Tensor, k: Tensor, v: Tensor, numbers: tuple[float, float], beta: Tensor | None, gamma: Tensor | None, linear: bool,
     padding: Tensor | None, eps: float, feature_map: bool,
 ) -> Setting:  # fmt: skip
-    operand, precision = operand_of(q, k, v)
+    products = precision(q, k, v)
     width, columns = max(q.shape[3], v.shape[3]), min(q.shape[3], v.shape[3])
-    tile = tile_of(q.device, operand, width)
+    tile = tile_of(q.device, products["HALF"], width)
     chunks = -(-q.shape[2] // tile.chunk)
     programs = q.shape[0] * q.shape[1] * -(-columns // tile.columns)
     segment_chunks = -(-chunks // number_of_segments(q.device, programs, chunks))
     if gamma is None:
         gamma = fixed_number(numbers[1], q.device)
-    if linear:
-        table = gamma
-    else:
+    table = gamma  # for want of weights
+    if not linear:
         table = fixed_table(numbers[0], tile.chunk, q.device) if beta is None else weight_table(beta, tile.chunk)
     return Setting(
         momentum=not linear,
@@ -127,8 +110,8 @@ def setting_of(
         gamma=gamma.float().contiguous(),
         padding=None if padding is None else padding.view(torch.uint8),
         feature_map=feature_map,
-        operand=operand,
-        precision=precision,
+        half=products["HALF"],
+        precision=products["PRECISION"],
         tile=tile,
         segments=-(-chunks // segment_chunks),
         segment_chunks=segment_chunks,
@@ -161,7 +144,9 @@ def fixed_number(value: float, device: torch.device) -> Tensor:
         return torch.full((1,), value, device=device)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, setting: Setting, initial: States | None, last: States | None) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, setting: Setting, initial: States | None, last: States | None
+) -> tuple[Tensor, Tensor]:
     """`[B,H,N,M]` in v's layout and dtype, and the normaliser `[B,H,N]`; writes the last state where there is one to write."""
     out, normaliser = torch.empty_like(v), q.new_empty(q.shape[:3], dtype=torch.float32)
     entering = entering_states(k, v, None, setting, initial, reverse=False)
@@ -179,7 +164,7 @@ def backward(
     row_blocks = -(-length // GRADIENT_ROWS)
     prepare_gradients[(batch * heads * row_blocks,)](
         out, grad, normaliser, setting.gamma, rho, delta, out.stride(), grad.stride(), per_head(setting.gamma), heads, length,
-        width, row_blocks, ROWS=GRADIENT_ROWS, BLOCK=block_of(width),
+        width, row_blocks, ROWS=GRADIENT_ROWS, BLOCK=power_of_two(width),
     )  # fmt: skip
     factors = {"rho": rho, "delta": delta}
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
@@ -197,7 +182,7 @@ def momentum_gradient(
 ) -> Tensor:  # fmt: skip
     """The derivative for β, `[H]` float32."""
     batch, heads, length, width = q.shape
-    columns = min(32, block_of(v.shape[3]))
+    columns = min(32, power_of_two(v.shape[3]))
     blocks = -(-v.shape[3] // columns)
     slope = q.new_empty(batch, heads, blocks, dtype=torch.float32)
     none = slope
@@ -207,8 +192,8 @@ def momentum_gradient(
         none if grad_last is None else grad_last.second, slope, q.stride(), k.stride(), v.stride(), grad.stride(),
         padding_stride(setting), per_head(setting.table), heads, length, width, v.shape[3], blocks,
         PADDED=setting.padding is not None, ENTERS=initial is not None, LEAVES=grad_last is not None, MAP=setting.feature_map,
-        OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk, D_BLOCK=block_of(width), M_BLOCK=columns,
-        num_warps=setting.tile.warps, num_stages=1,
+        OPERAND=operand_of(setting), PRECISION=setting.precision, CHUNK=setting.tile.chunk, D_BLOCK=power_of_two(width),
+        M_BLOCK=columns, num_warps=setting.tile.warps, num_stages=1,
     )  # fmt: skip
     return slope.sum((0, 2))
 
@@ -216,6 +201,10 @@ def momentum_gradient(
 def per_head(x: Tensor) -> int:
     """The stride of heads in `[H,..]` or `[1,..]`, which serves all."""
     return x.stride(0) if x.shape[0] > 1 else 0
+
+
+def operand_of(setting: Setting) -> tl.dtype:
+    return tl.bfloat16 if setting.half else tl.float32
 
 
 def padding_stride(setting: Setting) -> tuple[int, ...]:
@@ -230,7 +219,7 @@ def launch_attend(
     batch, heads, length, x_width = x.shape
     u_width, key_last = u.shape[3], role in ("dq", "dk")  # columns of u are k's, the state's rows
     none = out  # for what isn't read
-    columns = min(setting.tile.columns, block_of(u_width))
+    columns = min(setting.tile.columns, power_of_two(u_width))
     blocks = -(-u_width // columns)
     maps = setting.feature_map
     attend[(batch * heads * blocks * setting.segments,)](
@@ -244,15 +233,15 @@ def launch_attend(
         PADDED=setting.padding is not None, ENTERS=entering is not None,
         STORE_STATE=last is not None and role in ("out", "dv"), STORE_SUMS=last is not None and role in ("out", "dk"),
         MAP_XY=maps and not key_last, MAP_U=maps and key_last, MAP_OUT=maps and key_last,
-        OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk, X_BLOCK=block_of(x_width), U_BLOCK=columns,
-        num_warps=setting.tile.warps, num_stages=setting.tile.stages,
+        OPERAND=operand_of(setting), PRECISION=setting.precision, CHUNK=setting.tile.chunk, X_BLOCK=power_of_two(x_width),
+        U_BLOCK=columns, num_warps=setting.tile.warps, num_stages=setting.tile.stages,
     )  # fmt: skip
 
 
 def entering_states(
     y: Tensor, u: Tensor, factors: dict[str, Tensor] | None, setting: Setting, initial: States | None, *, reverse: bool
 ) -> States | None:
-    """The states that enter each segment of k and v, or their gradients of q and g; the initial one where there is one segment."""
+    """The states that enter each segment, of k and v; or their gradients, of q and g. Of one segment the initial one."""
     if setting.segments == 1:
         return initial
     batch, heads, length, y_width = y.shape
@@ -260,14 +249,14 @@ def entering_states(
     first = y.new_empty(rows, segments, y_width, u_width, dtype=torch.float32)
     states = States(first, torch.empty_like(first) if setting.momentum else first, first.new_empty(rows, segments, y_width))
     carry = first.new_empty(rows, segments, 2)
-    y_columns, u_columns = (min(64, block_of(x.shape[3])) for x in (y, u))
+    y_columns, u_columns = (min(64, power_of_two(x.shape[3])) for x in (y, u))
     y_blocks, u_blocks = -(-y_width // y_columns), -(-u_width // u_columns)
     rho, delta = (first, first) if factors is None else (factors["rho"], factors["delta"])
     summarise[(rows * y_blocks * u_blocks * segments,)](
         y, u, rho, delta, first if setting.padding is None else setting.padding, setting.table, *states, carry,
         y.stride(), u.stride(), padding_stride(setting), per_head(setting.table), heads, length, y_width, u_width, y_blocks,
         u_blocks, segments, setting.segment_chunks, MOMENTUM=setting.momentum, REVERSE=reverse,
-        PADDED=setting.padding is not None, MAP_Y=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision,
+        PADDED=setting.padding is not None, MAP_Y=setting.feature_map, OPERAND=operand_of(setting), PRECISION=setting.precision,
         CHUNK=setting.tile.chunk, Y_BLOCK=y_columns, U_BLOCK=u_columns, num_warps=4, num_stages=setting.tile.stages,
     )  # fmt: skip
     initial_first, initial_second, initial_sums = (first,) * 3 if initial is None else initial
