@@ -60,7 +60,7 @@ class CausalDecoder(FairseqIncrementalDecoder):
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = nn.Dropout(options.dropout)
         self.layers = nn.ModuleList(
-            CausalDecoderLayer(options, cross_attention=cross_attention) for _ in range(num_layers)
+            CausalDecoderLayer(options.at_layer(i, num_layers), cross_attention=cross_attention) for i in range(num_layers)
         )
         self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
@@ -16,12 +16,21 @@ from momentum_fairseq.modules import (
     ConnectionOptions,
     LayerOptions,
 )
+from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
 from momentum_fairseq.modules.connections import RATIO_DENOMINATORS
 from momentum_fairseq.modules.transformer_layer import CHAINS
 from momentum_fairseq.ops import FEATURE_MAPS
 
 # Options that a model may change between one run and the next.
 NOT_OF_THE_FUNCTION = ("dropout", "max_source_positions", "max_target_positions")
+
+
+MaybeInt = Optional[int]  # noqa: UP045 (fairseq reads this form alone)
+
+
+def size(what: str, kinds: str) -> Any:
+    """A field for a number that some kinds of attention have and the others refuse."""
+    return field(default=None, metadata={"help": f"{what}; default: {kinds}"})
 
 
 @dataclass
@@ -43,6 +52,15 @@ class ModelConfig(FairseqDataclass):
     attention_feature_map: ChoiceEnum(list(FEATURE_MAPS)) = field(
         default="elu", metadata={"help": "feature map φ of linear and momentum attention"}
     )
+    attention_features: MaybeInt = size("random features of a head", "performer 256, rfa 64")
+    attention_redraw_interval: MaybeInt = size(
+        "updates after which random numbers are drawn anew, 0 = never", "performer, rfa, reformer 1000"
+    )
+    attention_projected_length: MaybeInt = size("positions that keys are projected to", "linformer 256")
+    attention_hashes: MaybeInt = size("rounds of hashing", "reformer 4")
+    attention_bucket: MaybeInt = size("positions in a chunk, about as many as share a hash", "reformer 64")
+    attention_landmarks: MaybeInt = size("landmarks", "nystrom 64")
+    attention_block: MaybeInt = size("positions in a block of DiagAttention", "transnormer 64")
     connection: ChoiceEnum(list(CONNECTIONS)) = field(default="residual", metadata={"help": "connection around every attention"})
     connection_momentum: float = field(default=0.3, metadata={"help": "momentum β̃ of the connection, in [0, 1)"})
     connection_step_size: float = field(default=0.9, metadata={"help": "step size γ̃ of the connection, > 0"})
@@ -66,6 +84,7 @@ class ModelConfig(FairseqDataclass):
 
 def layer_options(cfg: Any) -> LayerOptions:
     """The part of a model config that its layers are made of."""
+    longest = max(length for length in (cfg.max_source_positions, cfg.max_target_positions, 0) if length is not None)
     return LayerOptions(
         embed_dim=cfg.embed_dim,
         ffn_dim=cfg.ffn_dim,
@@ -81,6 +100,8 @@ def layer_options(cfg: Any) -> LayerOptions:
             step_size=cfg.attention_step_size,
             momentum_learned=cfg.attention_momentum_learned,
             feature_map=str(cfg.attention_feature_map),
+            sizes=AttentionSizes(**{size.name: getattr(cfg, f"attention_{size.name}") for size in fields(AttentionSizes)}),
+            place=AttentionPlace(max_length=longest + 1),  # as the tables of positions
         ),
         connection=ConnectionOptions(
             kind=str(cfg.connection),

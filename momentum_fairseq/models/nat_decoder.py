@@ -43,7 +43,7 @@ class NatDecoder(nn.Module):
         super().__init__()
         self.positions = positions
         self.dropout = nn.Dropout(options.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(options) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:
         """What the layers read of the source and of the target's positions, bool `[B,N]` (True = padding)."""

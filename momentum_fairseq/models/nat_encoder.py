@@ -56,7 +56,7 @@ class NatEncoder(nn.Module):
         self.embedding, self.positions, self.eos = embedding, positions, eos
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = nn.Dropout(options.dropout)
-        self.layers = nn.ModuleList(EncoderLayer(options) for _ in range(num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def forward(self, src_tokens: Tensor) -> EncoderOutput:
         """int64 `[B,S]`, padded on either side → `EncoderOutput`."""

@@ -45,7 +45,7 @@ class TransformerEncoder(FairseqEncoder):
         self.embedding, self.positions, self.max_source_positions = embedding, positions, max_source_positions
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = nn.Dropout(options.dropout)
-        self.layers = nn.ModuleList(EncoderLayer(options) for _ in range(num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
         self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncodedSource:

@@ -1,18 +1,31 @@
-"""Attention kinds by name. A new kind is one file in `ops/`, a few lines here, and one line in `ATTENTION_KINDS`."""
+"""Attention kinds by name, those of linear attention first. A new kind is one file in `ops/`, a small class, here or in a file of
+its own, and one line in `ATTENTION_KINDS`.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from math import expm1, log
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from momentum_fairseq.modules.attention_kind import (
+    AttentionKind,
+    AttentionOptions,
+    AttentionPlace,
+    AttentionSizes,
+    lookup,
+    refuse_learned,
+    take_sizes,
+)
+from momentum_fairseq.modules.local_kinds import ReformerAttention, TransnormerAttention
+from momentum_fairseq.modules.low_rank_kinds import LinformerAttention, NystromAttention
+from momentum_fairseq.modules.random_draws import RandomDraws
+from momentum_fairseq.modules.random_feature_kind import RandomFeatureAttention
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
     AttentionPattern,
-    KeysAndValues,
     KeyValueCache,
     LinearState,
     MomentumState,
@@ -35,74 +48,10 @@ from momentum_fairseq.ops import (
 )
 from momentum_fairseq.ops.checks import check_momentum
 from momentum_fairseq.ops.momentum_weights import momentum_weights
+from momentum_fairseq.ops.performer_attention import orthogonal_directions, positive_key_features, positive_query_features
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """What an attention is made of; each kind takes what it needs.
-
-    Attributes:
-        kind: a name in `ATTENTION_KINDS`.
-        momentum: β in [0, 1).
-        step_size: γ > 0.
-        momentum_learned: learn β and γ, one of each a head, from these values on.
-        feature_map: φ, a name in `FEATURE_MAPS`.
-    """
-
-    kind: str = "momentum"
-    momentum: float = 0.6
-    step_size: float = 0.6
-    momentum_learned: bool = False
-    feature_map: str = "elu"
-
-
-class AttentionKind(nn.Module):
-    """What a kind does with projected q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` and a mask bool `[B,S]` (True = padding).
-
-    `forward` is not causal. A kind that has a causal form gives it as `causal`, for all positions at once, and as `step`, for
-    the positions after those that a state has read. `remember` and `recall` are `forward` in two halves: what a source needs
-    computing once, and what each query needs.
-    """
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """→ `[B,H,N,M]`."""
-        raise NotImplementedError
-
-    def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """N = S; query i reads keys 1 … i → `[B,H,N,M]`."""
-        raise NotImplementedError
-
-    def step(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
-        """N new positions after those in `state`, None before the first → `[B,H,N,M]` and the new state.
-
-        The state given is spent: without gradients the new one is written over it. A state's `reorder(order)` is that of other
-        rows of the batch, int64 `[B']`.
-        """
-        raise NotImplementedError
-
-    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Any:
-        """What queries read of a source; its `reorder(order)` is that of other rows of the batch."""
-        return KeysAndValues(k, v, key_padding_mask)
-
-    def recall(self, q: Tensor, memory: Any) -> Tensor:
-        """`forward` of the source that `remember` has read → `[B,H,N,M]`."""
-        return self(q, *memory)
-
-    def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> Any:
-        """What q and k that stay the same make of any values; one row of q and k `[1,H,N,D]` may serve the whole batch.
-
-        Its `reorder(order)` is that of other rows of the batch.
-        """
-        return QueriesAndKeys(q, k, key_padding_mask)
-
-    def weigh(self, v: Tensor, pattern: Any) -> Tensor:
-        """`forward` of the queries and keys that `pattern` has read, with values finite at padding → `[B,H,N,M]`."""
-        q, k, key_padding_mask = pattern
-        return self(q.expand(len(v), -1, -1, -1), k.expand(len(v), -1, -1, -1), v, key_padding_mask)
-
+__all__ = ["ATTENTION_KINDS", "AttentionKind", "AttentionOptions", "AttentionPlace", "AttentionSizes", "lookup"]
 
 class SoftmaxAttention(AttentionKind):
     """softmax(q kᵀ / √D) v."""
@@ -110,6 +59,7 @@ class SoftmaxAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        take_sizes(options)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
@@ -139,41 +89,70 @@ class SoftmaxAttention(AttentionKind):
 class LinearAttention(AttentionKind):
     """φ(q)(φ(k)ᵀ v), normalised (Katharopoulos et al. 2020)."""
 
+    eps = 1e-6
+
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
-        self.feature_map = lookup(FEATURE_MAPS, options.feature_map, "feature map")
+        take_sizes(options)
+        self.map_query = self.map_key = lookup(FEATURE_MAPS, options.feature_map, "feature map")
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
-        return linear_attention(self.feature_map(q), self.feature_map(k), v, key_padding_mask=key_padding_mask)
+        return linear_attention(self.map_query(q), self.map_key(k), v, key_padding_mask=key_padding_mask, eps=self.eps)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        return causal_linear_attention(self.feature_map(q), self.feature_map(k), v, key_padding_mask=key_padding_mask)
+        q, k = self.map_query(q), self.map_key(k)
+        return causal_linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps)
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: LinearState | None
     ) -> tuple[Tensor, LinearState]:
-        q, k = self.feature_map(q), self.feature_map(k)
+        q, k = self.map_query(q), self.map_key(k)
         if key_padding_mask is None and q.shape[2] == 1:
             in_place = not torch.is_grad_enabled()
-            out, state = linear_attention_step(q.squeeze(2), k.squeeze(2), v.squeeze(2), state, in_place=in_place)
+            out, state = linear_attention_step(
+                q.squeeze(2), k.squeeze(2), v.squeeze(2), state, eps=self.eps, in_place=in_place
+            )
             return out.unsqueeze(2), state
         return causal_linear_attention(
-            q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True
+            q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, initial_state=state, return_state=True
         )
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
-        return weighted_source(self.feature_map(k), v, None, key_padding_mask)
+        return weighted_source(self.map_key(k), v, None, key_padding_mask)
 
     def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
-        return read_source(self.feature_map(q), memory).to(q.dtype)
+        return read_source(self.map_query(q), memory, eps=self.eps).to(q.dtype)
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
-        return linear_pattern(self.feature_map(q), self.feature_map(k), None, key_padding_mask)
+        return linear_pattern(self.map_query(q), self.map_key(k), None, key_padding_mask, eps=self.eps)
 
     def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
         return read_values(v, pattern)
+
+
+class PerformerAttention(LinearAttention):
+    """FAVOR+: linear attention with random features that estimate softmax(q kᵀ / √D) v (Choromanski et al. 2021).
+
+        φ(x) = exp(ω·x − ‖x‖² / 2) of q / D^¼ and k / D^¼        ω normal, orthogonal in blocks of D, drawn anew by schedule
+    """
+
+    # Features of long keys are tiny; the quotient of two tiny sums is right all the same.
+    eps = 1e-20
+
+    def __init__(self, num_heads: int, options: AttentionOptions) -> None:
+        AttentionKind.__init__(self)
+        refuse_learned(options)
+        sizes = take_sizes(options, features=256, redraw_interval=1000)
+        draw = partial(orthogonal_directions, num_heads, sizes.features, options.place.head_dim)
+        self.directions = RandomDraws(draw, sizes.redraw_interval)
+
+    def map_query(self, q: Tensor) -> Tensor:
+        return positive_query_features(q, self.directions())
+
+    def map_key(self, k: Tensor) -> Tensor:
+        return positive_key_features(k, self.directions())
 
 
 class MomentumAttention(AttentionKind):
@@ -188,6 +167,7 @@ class MomentumAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         check_momentum(options.momentum, options.step_size, num_heads)
+        take_sizes(options)
         self.feature_map = lookup(FEATURE_MAPS, options.feature_map, "feature map")
         self.fixed = None if options.momentum_learned else (options.momentum, options.step_size)
         if self.fixed is None:
@@ -269,17 +249,10 @@ ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], AttentionKind]] = {
     "linear": LinearAttention,
     "momentum": MomentumAttention,
     "symmetric_momentum": SymmetricMomentumAttention,
+    "performer": PerformerAttention,
+    "rfa": RandomFeatureAttention,
+    "linformer": LinformerAttention,
+    "nystrom": NystromAttention,
+    "reformer": ReformerAttention,
+    "transnormer": TransnormerAttention,
 }
-
-
-def refuse_learned(options: AttentionOptions) -> None:
-    """Raise ValueError where a kind without momentum is asked to learn it."""
-    if options.momentum_learned:
-        raise ValueError(f"{options.kind} attention has no momentum to learn")
-
-
-def lookup(table: dict[str, T], name: str, what: str) -> T:
-    """`table[name]`, or a ValueError that names the value and the choices."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(sorted(table))}")
-    return table[name]

@@ -18,7 +18,7 @@ class CausalSelfAttention(MultiheadAttention):
     """
 
     def __init__(self, embed_dim: int, num_heads: int, options: AttentionOptions) -> None:
-        super().__init__(embed_dim, num_heads, options)
+        super().__init__(embed_dim, num_heads, options, self_attention=True)
         if not has_causal_form(type(self.attention)):
             causal = [name for name, kind in sorted(ATTENTION_KINDS.items()) if has_causal_form(kind)]
             raise ValueError(f"{options.kind} attention has no causal form; choose from {', '.join(causal)}")

@@ -1,6 +1,7 @@
 """Multihead attention: projections around an attention kind chosen by name."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ class MultiheadAttention(nn.Module):
         embed_dim: C, features in and out.
         num_heads: H; C / H need not be even.
         options: the attention kind and its numbers.
+        self_attention: queries and keys will always be of the same positions; some kinds do something else then.
 
     Raises:
-        ValueError: C not a multiple of H, or an unknown kind.
+        ValueError: C not a multiple of H, an unknown kind, or numbers that it doesn't take.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, options: AttentionOptions) -> None:
+    def __init__(
+        self, embed_dim: int, num_heads: int, options: AttentionOptions, *, self_attention: bool = False
+    ) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
@@ -32,7 +36,10 @@ class MultiheadAttention(nn.Module):
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-        self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, options)
+        place = replace(options.place, head_dim=embed_dim // num_heads, self_attention=self_attention)
+        self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, replace(options, place=place))
+        if self.attention.shares_queries_and_keys:
+            self.k_proj = self.q_proj
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.out_proj.weight)

@@ -1,7 +1,7 @@
 """Encoder and decoder layers around any attention kind, connection and feed-forward, norm after or before."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -42,6 +42,11 @@ class LayerOptions:
         if self.chain not in CHAINS:
             raise ValueError(f"unknown connection chain {self.chain!r}; choose from {', '.join(CHAINS)}")
 
+    def at_layer(self, layer: int, layers: int) -> "LayerOptions":
+        """The options of one layer of a stack, counted from 0: some attention kinds differ from layer to layer."""
+        place = replace(self.attention.place, layer=layer, layers=layers)
+        return replace(self, attention=replace(self.attention, place=place))
+
 
 def needed_mask(padding_mask: Tensor) -> Tensor | None:
     """The mask, or None where it masks nothing: attention is cheaper without one, most of all at batch 1."""
@@ -80,10 +85,10 @@ class Layer(nn.Module):
             activation=options.activation,
         )
 
-    def _attention(self) -> tuple[MultiheadAttention, nn.LayerNorm]:
+    def _attention(self, *, self_attention: bool) -> tuple[MultiheadAttention, nn.LayerNorm]:
         options = self.options
         return (
-            MultiheadAttention(options.embed_dim, options.num_heads, options.attention),
+            MultiheadAttention(options.embed_dim, options.num_heads, options.attention, self_attention=self_attention),
             nn.LayerNorm(options.embed_dim),
         )
 
@@ -106,7 +111,7 @@ class EncoderLayer(Layer):
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
-        self.self_attn, self.self_attn_layer_norm = self._attention()
+        self.self_attn, self.self_attn_layer_norm = self._attention(self_attention=True)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, velocities: Velocities) -> Tensor:
         """`[B,N,C]`, bool `[B,N]` (True = padding) → `[B,N,C]`; `velocities` (empty at the first layer) is updated."""
@@ -138,9 +143,9 @@ class DecoderLayer(Layer):
 
     def __init__(self, options: LayerOptions) -> None:
         super().__init__(options)
-        self.self_attn, self.self_attn_layer_norm = self._attention()
-        self.positional_attn, self.positional_attn_layer_norm = self._attention()
-        self.encoder_attn, self.encoder_attn_layer_norm = self._attention()
+        self.self_attn, self.self_attn_layer_norm = self._attention(self_attention=True)
+        self.positional_attn, self.positional_attn_layer_norm = self._attention(self_attention=True)
+        self.encoder_attn, self.encoder_attn_layer_norm = self._attention(self_attention=False)
 
     def memory(
         self, source: Tensor, source_padding: Tensor | None, positions: Tensor, target_padding: Tensor | None
