@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
     in_full_precision,
@@ -136,6 +137,13 @@ def causal_linear_attention(
     check_causal(q, k)
     if initial_state is not None:
         check_state(initial_state, LinearState, k, v)
+    elsewhere = causal_by_kernel(
+        q, k, v, momentum=None, key_padding_mask=key_padding_mask, eps=eps, return_state=return_state,
+        initial_state=None if initial_state is None else (initial_state.s, None, initial_state.z),
+    )  # fmt: skip
+    if elsewhere is not None:
+        out, state = elsewhere
+        return (out, LinearState(state[0], state[2])) if return_state else out
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)

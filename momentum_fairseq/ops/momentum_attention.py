@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
     chunk_length,
@@ -115,6 +116,13 @@ def causal_momentum_attention(
     check_momentum(momentum, step_size, q.shape[1])
     if initial_state is not None:
         check_state(initial_state, MomentumState, k, v)
+    elsewhere = causal_by_kernel(
+        q, k, v, momentum=momentum, step_size=step_size, key_padding_mask=key_padding_mask, eps=eps, initial_state=initial_state,
+        return_state=return_state,
+    )  # fmt: skip
+    if elsewhere is not None:
+        out, state = elsewhere
+        return (out, MomentumState(*state)) if return_state else out
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)

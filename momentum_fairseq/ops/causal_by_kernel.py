@@ -1,0 +1,42 @@
+"""Causal attention by the implementation that `kernel_choice` names, where it isn't torch's own operations."""
+
+from torch import Tensor
+
+from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
+from momentum_fairseq.ops.reference import recurrent_momentum_attention
+
+State = tuple[Tensor, Tensor | None, Tensor]
+
+
+def causal_by_kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    momentum: float | Tensor | None,
+    step_size: float | Tensor = 1.0,
+    key_padding_mask: Tensor | None,
+    eps: float,
+    initial_state: State | None,
+    return_state: bool,
+) -> tuple[Tensor, State | None] | None:
+    """Output and, where wanted, the state s, m, z; None where torch's own operations are to compute them.
+
+    Args as of `causal_momentum_attention`, checked; without momentum it is `causal_linear_attention`, and m is not read.
+
+    Raises:
+        ValueError: MOMENTUM_FAIRSEQ_KERNEL names what can't compute this.
+    """
+    kernel = kernel_for(q, v)
+    if kernel == "torch" or (kernel == "triton" and 0 in (*q.shape, *v.shape)):
+        return None
+    more = {"step_size": step_size, "key_padding_mask": key_padding_mask, "eps": eps}
+    if kernel == "triton":
+        from momentum_fairseq.ops.kernels.causal import causal_attention_by_triton  # only where triton is installed
+
+        return causal_attention_by_triton(
+            q, k, v, momentum=momentum, initial_state=initial_state, return_state=return_state, **more
+        )
+    if initial_state is not None or return_state:
+        raise ValueError(f"{VARIABLE}=reference: the reference starts from and returns no state; set it to torch or leave it unset")
+    return recurrent_momentum_attention(q, k, v, momentum=0.0 if momentum is None else momentum, **more), None
