@@ -1,17 +1,18 @@
 """`momentum_lm`: the language model (a decoder alone) with any causal attention and connection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq.models import FairseqLanguageModel, register_model
 from omegaconf import II
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentum_fairseq.models.causal_decoder import CausalDecoder
 from momentum_fairseq.models.config import ModelConfig, OptionsInCheckpoint, layer_options
 from momentum_fairseq.models.embeddings import embedding, output_projection
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import SinusoidalPositions
+from momentum_fairseq.ops.logistic_mixture import spread_mixture
 
 
 @dataclass
@@ -21,11 +22,15 @@ class MomentumLmConfig(ModelConfig):
     max_source_positions: Optional[int] = II("task.max_target_positions")  # noqa: UP045 (fairseq reads this form alone)
     max_target_positions: Optional[int] = II("task.max_target_positions")  # noqa: UP045
     tokens_per_sample: int = II("task.tokens_per_sample")
+    mixture_components: int = field(
+        default=0, metadata={"help": "predict pixel values by a mixture of so many logistics; 0: words by a logit each"}
+    )
 
 
 @register_model("momentum_lm", dataclass=MomentumLmConfig)
 class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
-    """For fairseq's own `language_modeling` task, cross-entropy, `fairseq-eval-lm` and beam search, and for the `copy` task.
+    """For fairseq's own `language_modeling` task, cross-entropy, `fairseq-eval-lm` and beam search, for the `copy` task, and with
+    --mixture-components for the `image_generation` task.
 
     Decoding step by step keeps for each layer a state of constant size (linear, momentum) or all keys and values (softmax).
 
@@ -46,7 +51,7 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
         decoder = CausalDecoder(
             target_dictionary,
             words,
-            output_projection(cfg, words),
+            mixture_projection(cfg) if cfg.mixture_components else output_projection(cfg, words),
             cfg.layers,
             layer_options(cfg),
             SinusoidalPositions(longest + 1, cfg.embed_dim),  # --add-bos-token comes on top
@@ -77,6 +82,24 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
         return self.decoder(src_tokens, incremental_state=incremental_state)
 
 
+def mixture_projection(cfg: Any) -> nn.Linear:
+    """`[..., C]` → the parameters of a mixture of logistics `[..., 3K]` (see `ops/logistic_mixture.py`), all values alike at first.
+
+    Raises:
+        ValueError: fewer components than one; embeddings to be shared with an output that has none.
+    """
+    if cfg.mixture_components < 0:
+        raise ValueError(f"--mixture-components must not be negative, got {cfg.mixture_components}")
+    if cfg.share_all_embeddings or cfg.share_decoder_input_output_embed:
+        raise ValueError("--mixture-components predicts no words, whose embeddings could be shared with the input's")
+    projection = nn.Linear(cfg.embed_dim, 3 * cfg.mixture_components)
+    nn.init.normal_(projection.weight, std=0.1 * cfg.embed_dim**-0.5)
+    projection.bias.data.copy_(spread_mixture(cfg.mixture_components))
+    return projection
+
+
+IMAGES = {"embed_dim": 256, "ffn_dim": 1024, "heads": 8, "dropout": 0.1, "mixture_components": 10}
+
 register_presets(
     "momentum_lm",
     MomentumLmConfig,
@@ -93,6 +116,23 @@ register_presets(
             "attention_step_size": 0.6,
             "connection_momentum": 0.99,
             "connection_step_size": 0.99,
+        },
+        # Section 4.2 and Table 1; 8 heads of 32 and a feed-forward of four times the width.
+        "momentum_lm_mnist": {
+            **IMAGES,
+            "layers": 8,
+            "attention_momentum": 0.6,
+            "attention_step_size": 0.9,
+            "connection_momentum": 0.1,
+            "connection_step_size": 0.99,
+        },
+        "momentum_lm_cifar10": {
+            **IMAGES,
+            "layers": 16,
+            "attention_momentum": 0.1,
+            "attention_step_size": 0.9,
+            "connection_momentum": 0.1,
+            "connection_step_size": 0.9,
         },
     },
 )

@@ -1,0 +1,42 @@
+"""A trained model of images, loaded without running anything that its checkpoint may hold."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fairseq import checkpoint_utils
+from run_record import ROOT  # noqa: F401  (puts the package on Python's path)
+
+from momentum_fairseq.models.momentum_lm import MomentumLmModel
+from momentum_fairseq.tasks.image_generation import ImageGenerationTask
+
+
+class ImageModel(NamedTuple):
+    """What a checkpoint holds: the model in evaluation mode, its task, all its settings."""
+
+    model: MomentumLmModel
+    task: ImageGenerationTask
+    cfg: Any
+
+
+def load_image_model(checkpoint: Path, device: torch.device, overrides: dict[str, Any] | None = None) -> ImageModel:
+    """The model of a checkpoint of the `image_generation` task.
+
+    Args:
+        overrides: values for the task's settings, such as the folder of the data.
+
+    Raises:
+        SystemExit: no such file, no checkpoint, or one of another task or kind of output.
+    """
+    if not checkpoint.is_file():
+        raise SystemExit(f"error: no checkpoint {checkpoint}; train one with examples/image_generation/run.sh")
+    try:
+        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides or {})
+    except Exception as error:  # torch and fairseq have many for a file that is no checkpoint
+        raise SystemExit(f"error: {checkpoint}: not a checkpoint that can be loaded: {error}") from error
+    if not isinstance(task, ImageGenerationTask):
+        raise SystemExit(f"error: {checkpoint} is of the task {cfg.task._name}; this needs one of image_generation")
+    model = models[0]
+    if not getattr(cfg.model, "mixture_components", 0):
+        raise SystemExit(f"error: {checkpoint}: the model predicts words, not a mixture of logistics (--mixture-components)")
+    return ImageModel(model.to(device).eval(), task, cfg)
