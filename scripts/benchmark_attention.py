@@ -289,6 +289,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         ops.momentum_attention(*[torch.ones(1, 1, 1, 1)] * 3, momentum=options.momentum, step_size=options.step_size)
     except ValueError as error:
         parser.error(str(error))
+    check_place(parser, options)
+    return options
+
+
+def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Make the device, the dtype and the folder to write into of what --device, --dtype and --out name, or end with a message."""
     try:
         options.device = torch.device(options.device)
         torch.zeros(1, device=options.device)
@@ -301,7 +307,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     except OSError as error:
         parser.error(f"--out {options.out}: {error.strerror}")
     options.torch_dtype = getattr(torch, options.dtype)
-    return options
 
 
 def main() -> None:

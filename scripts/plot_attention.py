@@ -1,10 +1,9 @@
 """Plot what benchmark_attention.py measured: python scripts/plot_attention.py attention.json attention.png"""
 
-import json
-import logging
-import sys
 from pathlib import Path
 from typing import Any
+
+from panels import logarithmic, main, pyplot, save, setting
 
 
 def plot(record: dict[str, Any], path: Path) -> None:
@@ -13,16 +12,10 @@ def plot(record: dict[str, Any], path: Path) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq sets all loggers to DEBUG
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     times = [row for row in record["times"] if row["mask"] == record["times"][0]["mask"]]
     passes, dims, kinds = (list(dict.fromkeys(row[key] for row in times)) for key in ("pass", "dim", "kind"))
     size = (4 * len(dims), 5.5 * len(passes))
-    figure, panels = plt.subplots(2 * len(passes), len(dims), figsize=size, squeeze=False, layout="constrained")
+    figure, panels = pyplot().subplots(2 * len(passes), len(dims), figsize=size, squeeze=False, layout="constrained")
     for i, pass_ in enumerate(passes):
         for j, dim in enumerate(dims):
             upper, lower = panels[i][j], panels[len(passes) + i][j]
@@ -35,18 +28,11 @@ def plot(record: dict[str, Any], path: Path) -> None:
             upper.set(title=f"{pass_}, D = {dim}", ylabel=f"ms, B·N = {record['tokens']}")
             lower.set(title=f"{pass_}, D = {dim}", ylabel="peak MB, B = 1")
             for panel in (upper, lower):
-                panel.set(xscale="log", yscale="log", xlabel="N")
-                panel.grid(alpha=0.3)
+                logarithmic(panel, xlabel="N")
     panels[0][0].legend()
-    hardware = record["hardware"]
-    figure.suptitle(f"{hardware['device']}, {hardware['threads']} threads, {record['dtype']}, H = {record['heads']}")
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
-    part.replace(path)
-    plt.close(figure)
+    figure.suptitle(f"{setting(record)}, H = {record['heads']}")
+    save(figure, path)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit(f"usage: {__doc__}")
-    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
+    main(plot, __doc__)

@@ -1,0 +1,45 @@
+"""What the plots have in common: matplotlib without a display, panels over a length, a picture written whole or not at all."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot; ModuleNotFoundError where it is not installed."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq sets all loggers to DEBUG
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def logarithmic(panel: Any, **labels: str) -> None:
+    """Both axes of a panel logarithmic, with a grid and these labels."""
+    panel.set(xscale="log", yscale="log", **labels)
+    panel.grid(alpha=0.3)
+
+
+def setting(record: dict[str, Any]) -> str:
+    """The hardware and the dtype of a record, for a title."""
+    return f"{record['hardware']['device']}, {record['hardware']['threads']} threads, {record['dtype']}"
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the picture as PNG and close it."""
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
+    pyplot().close(figure)
+
+
+def main(plot: Callable[[dict[str, Any], Path], None], usage: str | None) -> None:
+    """The command line of a plot: the JSON and the PNG."""
+    if len(sys.argv) != 3:
+        raise SystemExit(f"usage: {usage}")
+    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
