@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<ATTENTION>-seed<SEED>.json.
+#   TASK=listops ATTENTION=momentum bash examples/lra/run.sh [fairseq-train's flags]
+# TASK            listops, text, retrieval, image or pathfinder
+# ATTENTION       adaptive (momentum attention in an adaptive connection), or a name that --attention has: softmax, linear, momentum, …
+# SIZE            paper: the protocol of Xiong et al. 2021; small: what two cores can train, the same model; tiny, to try things
+#                 out (paper)
+# SEED            of initialisation, batches and dropout (1)
+# DATA            folder made by scripts/prepare_lra.sh (RUNS/data/<TASK>; made where it is missing, see there)
+# RUNS, RESULTS   folders for checkpoints and for JSON (runs/lra in the repository, examples/lra/results/<SIZE>)
+# MAX_UPDATE, BATCH, LR, WARMUP   AdamW; the learning rate rises to LR over WARMUP updates and falls to 0 at MAX_UPDATE, linearly
+# MAX_POSITIONS   longer sequences are cut, and counted (small text: 512; else none is)
+# VALIDATE_EVERY  updates between validations on the whole dev set (a twentieth of MAX_UPDATE; small: a half)
+# MAX_MINUTES     training stops after so many minutes and the same command goes on (no limit)
+# STAGES          what to do (train score)
+# PRECISION       fp32, fp16, bf16 or amp (fp32); all but fp32 need a GPU
+# DEVICE          cpu, cuda, or auto: a GPU where torch sees one (auto)
+# Momenta and step sizes as in Nguyen et al. 2022, Table 1. The checkpoint of the best dev accuracy is scored on the test set,
+# once. A finished training and a result newer than its checkpoint are left as they are. scripts/lra_table.py makes the table.
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
+
+TASK=${TASK:-}
+ATTENTION=${ATTENTION:-}
+SIZE=${SIZE:-paper}
+SEED=${SEED:-1}
+RUNS=${RUNS:-$ROOT/runs/lra}
+RESULTS=${RESULTS:-$ROOT/examples/lra/results/$SIZE}
+DATA=${DATA:-$RUNS/data/$TASK}
+STAGES=${STAGES:-train score}
+PRECISION=${PRECISION:-fp32}
+DEVICE=${DEVICE:-auto}
+MAX_MINUTES=${MAX_MINUTES:-}
+
+# The protocol: batch, updates, warm-up.
+case $TASK in
+    listops) full=(32 5000 1000) ;;
+    text) full=(32 20000 8000) ;;
+    retrieval) full=(32 30000 800) ;;
+    image) full=(256 35000 175) ;;
+    pathfinder) full=(256 62400 312) ;;
+    *) die "TASK=$TASK: must be listops, text, retrieval, image or pathfinder" ;;
+esac
+flags=()
+case $SIZE in
+    tiny)
+        BATCH=${BATCH:-8} MAX_UPDATE=${MAX_UPDATE:-20} WARMUP=${WARMUP:-2} LR=${LR:-1e-2} MAX_POSITIONS=${MAX_POSITIONS:-64}
+        flags+=(--layers 1 --embed-dim 16 --ffn-dim 16 --classifier-dim 16)
+        ;;
+    small)
+        BATCH=${BATCH:-16} MAX_UPDATE=${MAX_UPDATE:-200} WARMUP=${WARMUP:-20} LR=${LR:-1e-3}
+        VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE / 2))}
+        [[ $TASK != text ]] || MAX_POSITIONS=${MAX_POSITIONS:-512}
+        ;;
+    paper) BATCH=${BATCH:-${full[0]}} MAX_UPDATE=${MAX_UPDATE:-${full[1]}} WARMUP=${WARMUP:-${full[2]}} LR=${LR:-1e-4} ;;
+    *) die "SIZE=$SIZE: must be paper, small or tiny" ;;
+esac
+for count in SEED BATCH MAX_UPDATE; do require_count "$count"; done
+require_count WARMUP 0
+VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE < 20 ? 1 : MAX_UPDATE / 20))}
+require_count VALIDATE_EVERY
+[[ -z ${MAX_POSITIONS:-} ]] || { require_count MAX_POSITIONS && flags+=(--max-positions "$MAX_POSITIONS" --truncate); }
+[[ $MAX_MINUTES =~ ^[0-9]*(\.[0-9]+)?$ ]] || die "MAX_MINUTES=$MAX_MINUTES: must be a number"
+[[ $DEVICE =~ ^(cpu|cuda|auto)$ ]] || die "DEVICE=$DEVICE: must be cpu, cuda or auto"
+[[ $PRECISION =~ ^(fp32|fp16|bf16|amp)$ ]] || die "PRECISION=$PRECISION: must be fp32, fp16, bf16 or amp"
+case $ATTENTION in
+    "") die "ATTENTION is not set: name softmax, linear, momentum, adaptive or another kind that --attention has" ;;
+    adaptive) flags+=(--attention momentum --connection adaptive) ;;
+    *) flags+=(--attention "$ATTENTION") ;;
+esac
+
+model=$RUNS/$SIZE/$TASK/$ATTENTION-seed$SEED
+result=$RESULTS/$TASK/$ATTENTION-seed$SEED.json
+
+train() {
+    if grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$model/train.log"; then
+        say "train: $model is trained, nothing to do"
+        return
+    fi
+    note_revision "$model"
+    if [[ -n $MAX_MINUTES ]]; then
+        # fairseq counts the hours of all runs that a training consists of.
+        flags+=(--stop-time-hours "$(python "$ROOT/scripts/hours_trained.py" "$model" --and-minutes "$MAX_MINUTES")")
+    fi
+    PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$DATA" --user-dir "$USER_DIR" \
+        --task lra --lra-task "$TASK" --arch "lra_classifier_$TASK" --criterion classification_loss "${flags[@]}" \
+        --optimizer adam --adam-betas "(0.9, 0.999)" --adam-eps 1e-6 --weight-decay 0 --lr "$LR" \
+        --lr-scheduler polynomial_decay --warmup-updates "$WARMUP" --total-num-update "$MAX_UPDATE" --end-learning-rate 0 \
+        --max-update "$MAX_UPDATE" --batch-size "$BATCH" --seed "$SEED" "${device[@]}" \
+        --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric \
+        --validate-interval 1000000 --validate-interval-updates "$VALIDATE_EVERY" --save-interval 1000000 \
+        --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$model" \
+        --log-format json --log-interval "$((MAX_UPDATE < 20 ? 1 : MAX_UPDATE / 20))" --no-progress-bar \
+        --log-file "$model/train.log" "$@"
+}
+
+score() {
+    local checkpoint=$model/checkpoint_best.pt
+    [[ -f $checkpoint ]] || die "$model: no checkpoint_best.pt in it; train it first"
+    if [[ $result -nt $checkpoint ]]; then
+        say "score: $result stands, nothing to do"
+        return
+    fi
+    local cpu=()
+    [[ $DEVICE == cuda ]] || cpu=(--cpu)
+    python "$ROOT/scripts/score_lra.py" "$DATA" "$checkpoint" "$result" --name "$ATTENTION" --batch-size "$BATCH" \
+        --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
+}
+
+activate
+if [[ $DEVICE == auto ]]; then
+    DEVICE=$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
+fi
+device=(--num-workers 2)
+[[ $DEVICE == cuda ]] || device=(--cpu --num-workers 0)
+if [[ $PRECISION != fp32 ]]; then
+    [[ $DEVICE == cuda ]] || die "PRECISION=$PRECISION needs a GPU: fairseq trains in fp32 only on a CPU"
+    device+=("--$PRECISION")
+fi
+[[ -f $DATA/meta.json ]] || TASK=$TASK OUT=$DATA bash "$ROOT/scripts/prepare_lra.sh"
+for stage in $STAGES; do
+    case $stage in
+        train) train "$@" ;;
+        score) score ;;
+        *) die "STAGES: no stage $stage; there are train and score" ;;
+    esac
+done

@@ -1,0 +1,35 @@
+"""Reading what fairseq-train logged as JSON (--log-format json --log-file): training and validation against updates."""
+
+import json
+import re
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def read_curve(log: Path) -> list[dict[str, float]]:
+    """Loss and accuracy after so many updates: of the training, means since the last such point, and of validations.
+
+    A training that was stopped has gone on from its last checkpoint: what it had done since then is in the log twice, and the
+    second time counts.
+
+    Returns:
+        Entries in the order of `updates`, with `loss` and `accuracy`, `valid_loss` and `valid_accuracy`, or all four.
+    """
+    points: dict[int, dict[str, float]] = {}
+    for entry in _entries(log):
+        for prefix in ("", "valid_"):
+            if f"{prefix}loss" in entry:
+                point = points.setdefault(int(entry[f"{prefix}num_updates"]), {})
+                point.update({f"{prefix}{key}": float(entry[f"{prefix}{key}"]) for key in ("loss", "accuracy")})
+    return [{"updates": updates, **points[updates]} for updates in sorted(points)]
+
+
+def seconds_per_update(log: Path) -> float | None:
+    """The median over the logged points, validations left out; None where no speed was logged."""
+    speeds = [float(entry["ups"]) for entry in _entries(log) if float(entry.get("ups", 0)) > 0]
+    return round(1 / median(speeds), 4) if speeds else None
+
+
+def _entries(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in re.findall(r'^\{"epoch".*\}$', log.read_text(encoding="utf-8"), re.MULTILINE)]
