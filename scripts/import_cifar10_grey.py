@@ -80,7 +80,7 @@ def parse_options() -> argparse.Namespace:
     add_options(parser, COUNTS, workers=False)
     parser.add_argument("--skip-checksums", dest="verify", action="store_false", help="take files other than the published ones")
     names = ("TRAIN", "TEST")
-    parser.add_argument("--expect", type=int, nargs=2, default=IMAGES, metavar=names, help="images in DATA (default: 50000 10000)")
+    parser.add_argument("--expect", type=int, nargs=2, default=IMAGES, metavar=names, help="in DATA (default: 50000 10000)")
     return parser.parse_args()
 
 

@@ -135,7 +135,7 @@ def parse_options() -> argparse.Namespace:
     add_options(parser, COUNTS, workers=False)
     parser.add_argument("--max-length", type=int, help="keep this many bytes of each text at most (default: all)")
     names = ("TRAIN", "TEST")
-    parser.add_argument("--expect", type=int, nargs=2, default=REVIEWS, metavar=names, help="reviews in DATA (default: 25000 25000)")
+    parser.add_argument("--expect", type=int, nargs=2, default=REVIEWS, metavar=names, help="in DATA (default: 25000 25000)")
     return parser.parse_args()
 
 
