@@ -1,51 +1,19 @@
 """Non-causal linear and momentum attention in Triton, as one differentiable op, in the cheaper order of products."""
 
-import math
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from momentum_fairseq.ops.kernels.linear_order import count_keys, key_gradients, query_gradients, read_states, sum_states
-from momentum_fairseq.ops.kernels.quadratic_order import gradients_by_scores, read_by_scores
-from momentum_fairseq.ops.kernels.tiles import power_of_two, precision, rows_contiguous
-
-# Up to here every program may read all keys; above, too few programs would read too much.
-LONGEST_QUADRATIC = 256
-
-
-def quadratic(queries: int, keys: int, key_dim: int, value_dim: int) -> bool:
-    """Whether to compute (q kᵀ) v: where it costs no more than q (kᵀ v), and sequences are short."""
-    cheaper = queries * keys * (key_dim + value_dim) <= (queries + keys) * key_dim * value_dim
-    return max(queries, keys) <= LONGEST_QUADRATIC and cheaper
-
-
-class Sizes(NamedTuple):
-    """Sequences, heads, positions in memory and at most in a sequence, widths."""
-
-    batch: int
-    heads: int
-    queries: int
-    keys: int
-    most_queries: int
-    most_keys: int
-    key_dim: int
-    value_dim: int
-
-    @property
-    def quadratic(self) -> bool:
-        return quadratic(self.most_queries, self.most_keys, self.key_dim, self.value_dim)
-
-
-def sizes_of(q: Tensor, k: Tensor, v: Tensor, query_bounds: Tensor | None, most_queries: int, most_keys: int) -> Sizes:
-    """Of a padded batch, or with bounds of sequences that lie one after the other in its only row."""
-    batch, heads, queries, dim = q.shape
-    if query_bounds is None:
-        return Sizes(batch, heads, queries, k.shape[2], queries, k.shape[2], dim, v.shape[3])
-    return Sizes(query_bounds.shape[0] - 1, heads, queries, k.shape[2], most_queries, most_keys, dim, v.shape[3])
+from momentum_fairseq.ops.kernels.noncausal_launches import (
+    Problem,
+    launch_linear,
+    launch_linear_gradients,
+    launch_quadratic,
+    launch_quadratic_gradients,
+    quadratic,
+)
+from momentum_fairseq.ops.kernels.tiles import rows_contiguous
 
 
 @torch.library.custom_op("momentum_fairseq::weighted_attention", mutates_args=())
@@ -64,36 +32,146 @@ def weighted_attention(
     eps: float,
     mapped: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps); nothing may be empty.
+    """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps), of any strides; nothing may be empty.
 
     Args:
-        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`; float32, bfloat16 or float16, of any strides.
-        weights: float32 `[B,H,S]`, may be expanded; None = those of momentum attention (Eq. 14), from the next two numbers.
+        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`; float32, bfloat16 or float16.
+        weights: float32 `[B,H,S]`; None = those of momentum attention (Eq. 14).
         padding: bool `[B,S]`, True = padding.
-        query_bounds, key_bounds: None; or `[n+1]`: B is 1, and the n sequences lie one after the other.
-        most_queries, most_keys: no sequence has more; read with bounds only.
-        momentum, step_size: β, γ; 0 and 1 give linear attention.
-        mapped: whether q and k are feature-mapped already; if not, elu + 1 is applied.
+        query_bounds, key_bounds: `[n+1]` each: B is 1, and n sequences lie one after the other; None = there is one a row.
+        most_queries, most_keys: no sequence has more.
+        momentum, step_size: β and γ where there are no weights; 0 and 1 make linear attention.
+        mapped: whether q and k are feature-mapped; elu + 1 is applied to them if not.
 
     Returns:
-        `[B,H,N,M]` in v's dtype, in memory as `[B,N,H,M]`; and for the backward pass float32 1 / (Σ_j q_i·k_j + eps) `[B,H,N]`,
-        and in linear order Σ_j w_j k_j v_jᵀ `[n,H,D,M]` and Σ_j k_j `[n,H,D]`.
+        `[B,H,N,M]` in v's dtype, lying in memory as `[B,N,H,M]`; and for the gradients, float32, 1 / (Σ_j q_i·k_j + eps)
+        `[B,H,N]`, Σ_j w_j k_j v_jᵀ `[n,H,D,M]` and Σ_j k_j `[n,H,D]`, of which the last two are empty in quadratic order.
     """
-    size = sizes_of(q, k, v, query_bounds, most_queries, most_keys)
-    out, inverse, states, sums = allocate(q, k, v, size)
-    with device_of(q):
-        q, k, v = (rows_contiguous(x) for x in (q, k, v))
-        numbers = rate_and_scale(momentum, step_size)
-        bounds = (query_bounds, key_bounds)
-        if size.quadratic:
-            read_quadratically(size, q, k, v, weights, padding, bounds, out, inverse, numbers, eps, mapped)
+    bounds, most = (query_bounds, key_bounds), (most_queries, most_keys)
+    problem = Problem.of(q, k, v, weights, padding, bounds, most, momentum, step_size, mapped)
+    out, inverse, states, sums = allocate(q, k, v, query_bounds, problem.quadratic)
+    with problem.device():
+        if problem.quadratic:
+            launch_quadratic(problem, out, inverse, eps)
         else:
-            counts = None if padding is None else counts_of(padding)
-            sum_up(size, k, v, weights, None, counts, key_bounds, states, sums, numbers, mapped)
-            options = tiles(size.most_queries, size, mapped, q, k, v)
-            grid = (size.batch * size.heads, triton.cdiv(size.most_queries, options["ROWS"]), columns(size, options))
-            read_states[grid](
-                q, states, sums, query_bounds, out, inverse, q.stride(), out.stride(), eps,
-                size.heads, size.queries, size.key_dim, size.value_dim, **options,
-            )  # fmt: skip
+            launch_linear(problem, out, inverse, states, sums, eps)
     return out, inverse, states, sums
+
+
+@weighted_attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, weights: Any, padding: Any, query_bounds: Tensor | None, key_bounds: Any,
+    most_queries: int, most_keys: int, *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return allocate(q, k, v, query_bounds, quadratic(most_queries, most_keys, q.shape[3], v.shape[3]))
+
+
+def allocate(
+    q: Tensor, k: Tensor, v: Tensor, query_bounds: Tensor | None, quadratic_order: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `weighted_attention` returns, unset."""
+    batch, heads, length, dim = q.shape
+    sequences = batch if query_bounds is None else query_bounds.shape[0] - 1
+    inverse = q.new_empty(batch, heads, length, dtype=torch.float32)
+    shapes = ((0,), (0,)) if quadratic_order else ((sequences, heads, dim, v.shape[3]), (sequences, heads, dim))
+    states, sums = (q.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return head_by_head(v, length, v.shape[3]), inverse, states, sums
+
+
+def head_by_head(x: Tensor, length: int, width: int) -> Tensor:
+    """Unset `[B,H,length,width]`, lying as `[B,length,H,width]`, for the projection of all heads that comes next."""
+    return x.new_empty(x.shape[0], length, x.shape[1], width).transpose(1, 2)
+
+
+@torch.library.custom_op("momentum_fairseq::weighted_attention_backward", mutates_args=())
+def weighted_attention_backward(
+    g: Tensor,
+    out: Tensor,
+    inverse: Tensor,
+    states: Tensor,
+    sums: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor | None,
+    padding: Tensor | None,
+    query_bounds: Tensor | None,
+    key_bounds: Tensor | None,
+    most_queries: int,
+    most_keys: int,
+    momentum: float,
+    step_size: float,
+    mapped: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, each of its dtype, and of weights, float32 `[B,H,S]`, empty where there are none."""
+    bounds, most = (query_bounds, key_bounds), (most_queries, most_keys)
+    problem = Problem.of(q, k, v, weights, padding, bounds, most, momentum, step_size, mapped)
+    gradients = allocate_gradients(q, k, v, weights)
+    dw = None if weights is None else gradients[3]
+    g = rows_contiguous(g)
+    with problem.device():
+        if problem.quadratic:
+            launch_quadratic_gradients(problem, g, out, inverse, *gradients[:3], dw)
+        else:
+            launch_linear_gradients(problem, g, out, inverse, states, sums, *gradients[:3], dw)
+    return gradients
+
+
+@weighted_attention_backward.register_fake
+def _(g: Tensor, out: Any, inverse: Any, states: Any, sums: Any, q: Tensor, k: Tensor, v: Tensor, weights: Any, *_: Any) -> Any:
+    return allocate_gradients(q, k, v, weights)
+
+
+def allocate_gradients(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dq, dk, dv = (head_by_head(x, *x.shape[2:]) for x in (q, k, v))
+    return dq, dk, dv, q.new_empty((0,) if weights is None else v.shape[:3], dtype=torch.float32)
+
+
+def save_for_gradients(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, _, _, _, _, _, _ = inputs
+    ctx.save_for_backward(*output, *tensors)
+    *ctx.numbers, _, ctx.mapped = inputs[-6:]
+
+
+def gradients(ctx: Any, g: Tensor, *_: Any) -> tuple:
+    dq, dk, dv, dw = weighted_attention_backward(g, *ctx.saved_tensors, *ctx.numbers, ctx.mapped)
+    weights = ctx.saved_tensors[7]
+    return dq, dk, dv, None if weights is None else dw, *(None,) * 9
+
+
+weighted_attention.register_autograd(gradients, setup_context=save_for_gradients)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    weights: Tensor | None = None,
+    momentum: float = 0.0,
+    step_size: float = 1.0,
+    key_padding_mask: Tensor | None = None,
+    bounds: tuple[Tensor, Tensor] | None = None,
+    most: tuple[int, int] | None = None,
+    eps: float = 1e-6,
+    mapped: bool = True,
+) -> Tensor:
+    """`weighted_attention` with all defaults.
+
+    Args:
+        weights: `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`; None = by momentum and step_size.
+        bounds, most: `query_bounds` and `key_bounds`, `most_queries` and `most_keys`; None = there is one sequence a row.
+
+    Raises:
+        ValueError: tensors on several devices.
+    """
+    for name, x in (("k", k), ("v", v), ("weights", weights), ("key_padding_mask", key_padding_mask)):
+        if x is not None and x.device != q.device:
+            raise ValueError(f"q is on {q.device}, {name} on {x.device}; attention takes all on one device")
+    if weights is not None:
+        weights = weights.float().expand(v.shape[:3])
+    most = (q.shape[2], k.shape[2]) if most is None else most
+    bounds = (None, None) if bounds is None else bounds
+    return weighted_attention(
+        q, k, v, weights, key_padding_mask, *bounds, *most, float(momentum), float(step_size), eps, mapped
+    )[0]

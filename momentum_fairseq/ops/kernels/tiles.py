@@ -7,8 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The interpreter multiplies the bits of bfloat16 numbers; there the rounded numbers are multiplied in float32, which is the same.
+# Triton's interpreter multiplies the bits of bfloat16 numbers and rounds towards zero. There `product` multiplies the rounded
+# numbers in float32, which is the same, and `to_bfloat16` rounds as hardware does.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+
+
+@triton.jit
+def to_bfloat16(x):
+    """x rounded to the nearest; float32 in the interpreter."""
+    if INTERPRETED:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(tl.bfloat16)
 
 
 @triton.jit
@@ -26,6 +37,8 @@ def store_rows(ptr, x, first, last, stride, width, ROWS: tl.constexpr, COLUMNS: 
     row = first + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row[:, None] < last) & (column[None, :] < width)
+    if ptr.dtype.element_ty == tl.bfloat16:
+        x = to_bfloat16(x)
     tl.store(ptr + row[:, None].to(tl.int64) * stride + column[None, :], x.to(ptr.dtype.element_ty), mask=inside)
 
 
@@ -52,12 +65,7 @@ def slope(mapped, MAPPED: tl.constexpr):
 def product(a, b, HALF: tl.constexpr, PRECISION: tl.constexpr):
     """a @ b summed in float32; HALF rounds the factors to bfloat16, for the tensor cores."""
     if HALF:
-        a = a.to(tl.bfloat16)
-        b = b.to(tl.bfloat16)
-        if INTERPRETED:
-            a = a.to(tl.float32)
-            b = b.to(tl.float32)
-        return tl.dot(a, b)
+        return tl.dot(to_bfloat16(a), to_bfloat16(b))
     return tl.dot(a, b, input_precision=PRECISION)
 
 
