@@ -89,7 +89,6 @@ def main() -> None:
         print("{split:5} accuracy {accuracy:.2f} % of {examples} examples, loss {loss:.4f}".format(**scores[-1]), flush=True)
     log = options.checkpoint.parent / "train.log"
     training = {"curve": read_curve(log), "seconds_per_update": seconds_per_update(log)} if log.is_file() else {}
-    sets = {split: {"cut": task.dataset(split).cut, **about(task.dataset(split))} for split in options.splits}
     write_json(
         options.out,
         {
@@ -97,7 +96,7 @@ def main() -> None:
             "task": str(task.cfg.lra_task),
             **run_record(sys.argv),
             **hardware(device),
-            "data": sets,
+            "data": about([task.dataset(split) for split in options.splits]),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},
             "protocol": protocol(cfg, task, options),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -109,10 +108,13 @@ def main() -> None:
     )
 
 
-def about(dataset: Any) -> dict[str, Any]:
-    """What a split was made of: its number of examples and the checksums of its files."""
-    said = dataset.sequences.meta["splits"][dataset.sequences.split]
-    return {key: said[key] for key in ("count", "longest", "sha256")}
+def about(datasets: list[Any]) -> dict[str, Any]:
+    """Of each split: its number of examples, the longest, the checksums of its files; how many were cut where it was scored."""
+    said = datasets[0].sequences.meta["splits"]
+    splits = {split: {key: facts[key] for key in ("count", "longest", "sha256")} for split, facts in said.items()}
+    for dataset in datasets:
+        splits[dataset.sequences.split]["cut"] = dataset.cut
+    return splits
 
 
 if __name__ == "__main__":

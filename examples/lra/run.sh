@@ -6,10 +6,11 @@
 # SIZE            paper: the protocol of Xiong et al. 2021; small: what two cores can train, the same model; tiny, to try things
 #                 out (paper)
 # SEED            of initialisation, batches and dropout (1)
-# DATA            folder made by scripts/prepare_lra.sh (RUNS/data/<TASK>; made where it is missing, see there)
-# RUNS, RESULTS   folders for checkpoints and for JSON (runs/lra in the repository, examples/lra/results/<SIZE>)
+# DATA            text, retrieval, image: folder of the published files, see scripts/prepare_lra.sh; not needed where PREPARED stands
+# PREPARED        folder that prepare_lra.sh makes (RUNS/<TASK>)
+# RUNS, RESULTS   folders for data and checkpoints, and for JSON (runs/lra in the repository, examples/lra/results/<SIZE>)
 # MAX_UPDATE, BATCH, LR, WARMUP   AdamW; the learning rate rises to LR over WARMUP updates and falls to 0 at MAX_UPDATE, linearly
-# MAX_POSITIONS   longer sequences are cut, and counted (small text: 512; else none is)
+# MAX_POSITIONS   longer sequences are cut, and counted (text, retrieval: 4000; small text: 512; the others aren't cut)
 # VALIDATE_EVERY  updates between validations on the whole dev set (a twentieth of MAX_UPDATE; small: a half)
 # MAX_MINUTES     training stops after so many minutes and the same command goes on (no limit)
 # STAGES          what to do (train score)
@@ -25,7 +26,8 @@ SIZE=${SIZE:-paper}
 SEED=${SEED:-1}
 RUNS=${RUNS:-$ROOT/runs/lra}
 RESULTS=${RESULTS:-$ROOT/examples/lra/results/$SIZE}
-DATA=${DATA:-$RUNS/data/$TASK}
+DATA=${DATA:-}
+PREPARED=${PREPARED:-$RUNS/$TASK}
 STAGES=${STAGES:-train score}
 PRECISION=${PRECISION:-fp32}
 DEVICE=${DEVICE:-auto}
@@ -47,9 +49,9 @@ case $SIZE in
         flags+=(--layers 1 --embed-dim 16 --ffn-dim 16 --classifier-dim 16)
         ;;
     small)
-        BATCH=${BATCH:-16} MAX_UPDATE=${MAX_UPDATE:-200} WARMUP=${WARMUP:-20} LR=${LR:-1e-3}
-        VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE / 2))}
-        [[ $TASK != text ]] || MAX_POSITIONS=${MAX_POSITIONS:-512}
+        [[ $TASK != text ]] || BATCH=${BATCH:-32} MAX_POSITIONS=${MAX_POSITIONS:-512}
+        BATCH=${BATCH:-16} MAX_UPDATE=${MAX_UPDATE:-400} WARMUP=${WARMUP:-40} LR=${LR:-1e-3}
+        VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE < 2 ? 1 : MAX_UPDATE / 2))}
         ;;
     paper) BATCH=${BATCH:-${full[0]}} MAX_UPDATE=${MAX_UPDATE:-${full[1]}} WARMUP=${WARMUP:-${full[2]}} LR=${LR:-1e-4} ;;
     *) die "SIZE=$SIZE: must be paper, small or tiny" ;;
@@ -58,6 +60,7 @@ for count in SEED BATCH MAX_UPDATE; do require_count "$count"; done
 require_count WARMUP 0
 VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE < 20 ? 1 : MAX_UPDATE / 20))}
 require_count VALIDATE_EVERY
+[[ $TASK != text && $TASK != retrieval ]] || MAX_POSITIONS=${MAX_POSITIONS:-4000}
 [[ -z ${MAX_POSITIONS:-} ]] || { require_count MAX_POSITIONS && flags+=(--max-positions "$MAX_POSITIONS" --truncate); }
 [[ $MAX_MINUTES =~ ^[0-9]*(\.[0-9]+)?$ ]] || die "MAX_MINUTES=$MAX_MINUTES: must be a number"
 [[ $DEVICE =~ ^(cpu|cuda|auto)$ ]] || die "DEVICE=$DEVICE: must be cpu, cuda or auto"
@@ -81,7 +84,7 @@ train() {
         # fairseq counts the hours of all runs that a training consists of.
         flags+=(--stop-time-hours "$(python "$ROOT/scripts/hours_trained.py" "$model" --and-minutes "$MAX_MINUTES")")
     fi
-    PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$DATA" --user-dir "$USER_DIR" \
+    PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$PREPARED" --user-dir "$USER_DIR" \
         --task lra --lra-task "$TASK" --arch "lra_classifier_$TASK" --criterion classification_loss "${flags[@]}" \
         --optimizer adam --adam-betas "(0.9, 0.999)" --adam-eps 1e-6 --weight-decay 0 --lr "$LR" \
         --lr-scheduler polynomial_decay --warmup-updates "$WARMUP" --total-num-update "$MAX_UPDATE" --end-learning-rate 0 \
@@ -102,7 +105,7 @@ score() {
     fi
     local cpu=()
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
-    python "$ROOT/scripts/score_lra.py" "$DATA" "$checkpoint" "$result" --name "$ATTENTION" --batch-size "$BATCH" \
+    PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" "$PREPARED" "$checkpoint" "$result" --name "$ATTENTION" --batch-size "$BATCH" \
         --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
 }
 
@@ -116,7 +119,10 @@ if [[ $PRECISION != fp32 ]]; then
     [[ $DEVICE == cuda ]] || die "PRECISION=$PRECISION needs a GPU: fairseq trains in fp32 only on a CPU"
     device+=("--$PRECISION")
 fi
-[[ -f $DATA/meta.json ]] || TASK=$TASK OUT=$DATA bash "$ROOT/scripts/prepare_lra.sh"
+if [[ ! -f $PREPARED/meta.json ]]; then
+    [[ $PREPARED == "$RUNS/$TASK" ]] || die "PREPARED=$PREPARED: no set in it; make it with scripts/prepare_lra.sh"
+    LRA_TASK=$TASK DATA=$DATA OUT=$RUNS SEED=1 bash "$ROOT/scripts/prepare_lra.sh"
+fi
 for stage in $STAGES; do
     case $stage in
         train) train "$@" ;;

@@ -140,10 +140,8 @@ class LraTask(FairseqTask):
             raise ValueError(f"--max-positions must be at least 1, got {cfg.max_positions}")
         task = cls(cfg)
         if task.towers != task.set.towers:
-            raise ValueError(
-                f"{cfg.data}: its examples have {task.towers} sequence(s), those of {name} have {task.set.towers}; "
-                f"name the folder of {name}"
-            )
+            sequences = f"its examples have {task.towers} sequence(s), those of {name} have {task.set.towers}"
+            raise ValueError(f"{cfg.data}: {sequences}; name the folder of {name}")
         return task
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
