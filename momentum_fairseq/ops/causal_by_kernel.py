@@ -38,5 +38,5 @@ def causal_by_kernel(
             q, k, v, momentum=momentum, initial_state=initial_state, return_state=return_state, **more
         )
     if initial_state is not None or return_state:
-        raise ValueError(f"{VARIABLE}=reference: the reference starts from and returns no state; set it to torch or leave it unset")
+        raise ValueError(f"{VARIABLE}=reference: the reference takes and returns no state; set it to torch or leave it unset")
     return recurrent_momentum_attention(q, k, v, momentum=0.0 if momentum is None else momentum, **more), None
