@@ -50,7 +50,7 @@ case $SIZE in
         ;;
     small)
         [[ $TASK != text ]] || BATCH=${BATCH:-32} MAX_POSITIONS=${MAX_POSITIONS:-512}
-        BATCH=${BATCH:-16} MAX_UPDATE=${MAX_UPDATE:-400} WARMUP=${WARMUP:-40} LR=${LR:-1e-3}
+        BATCH=${BATCH:-16} MAX_UPDATE=${MAX_UPDATE:-300} WARMUP=${WARMUP:-30} LR=${LR:-1e-3}
         VALIDATE_EVERY=${VALIDATE_EVERY:-$((MAX_UPDATE < 2 ? 1 : MAX_UPDATE / 2))}
         ;;
     paper) BATCH=${BATCH:-${full[0]}} MAX_UPDATE=${MAX_UPDATE:-${full[1]}} WARMUP=${WARMUP:-${full[2]}} LR=${LR:-1e-4} ;;
