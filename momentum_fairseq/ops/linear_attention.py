@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
@@ -12,9 +13,11 @@ from momentum_fairseq.ops.causal_chunks import (
     last_chunk,
     no_autocast,
     number_of_chunks,
+    plain_scan,
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
+from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -53,6 +56,9 @@ def weighted_linear_attention(
     The weights `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]` touch the numerator only; padding is in neither sum, whatever it
     holds.
     """
+    elsewhere = weighted_by_kernel(q, k, v, weights, key_padding_mask, eps)
+    if elsewhere is not None:
+        return elsewhere
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with no_autocast(q):
@@ -149,6 +155,9 @@ def causal_linear_attention(
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
         chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
+        if initial_state is None and not return_state:
+            scan = None if chunks == 1 else plain_scan(v.dtype, v.device)
+            return causal_attention_from_no_state(q, k, v, chunks, None, None, scan, eps).to(out_dtype)
         out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:
@@ -180,6 +189,11 @@ def linear_attention_step(
     check_step(q, k, v)
     if state is not None:
         check_state(state, LinearState, k, v)
+    triple = None if state is None else (state.s, None, state.z)
+    elsewhere = step_by_kernel(q, k, v, triple, momentum=None, eps=eps, in_place=in_place)
+    if elsewhere is not None:
+        out, (s, _, z) = elsewhere
+        return out, LinearState(s, z)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)

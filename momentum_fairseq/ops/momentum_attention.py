@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
@@ -18,7 +19,8 @@ from momentum_fairseq.ops.causal_chunks import (
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
 from momentum_fairseq.ops.linear_attention import read_state, weighted_linear_attention
-from momentum_fairseq.ops.momentum_weights import momentum_weights, state_weights, weights_within
+from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights, state_weights, weights_within
+from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
 
 
 def momentum_attention(
@@ -54,6 +56,10 @@ def momentum_attention(
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
+    numbers = {"momentum": momentum, "step_size": step_size}
+    elsewhere = momentum_by_kernel(q, k, v, key_padding_mask=key_padding_mask, eps=eps, **numbers)
+    if elsewhere is not None:
+        return elsewhere
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
     return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps)
@@ -136,6 +142,9 @@ def causal_momentum_attention(
         numbers = (momentum, step_size, v.dtype, v.device)
         chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
         weights = None if chunks == 1 and state is None else state_weights(*chunk)
+        if initial_state is None and not return_state:
+            scan = None if chunks == 1 or real is not None else scan_weights(chunk[0], *numbers)
+            return causal_attention_from_no_state(q, k, v, chunks, weights_within(*chunk), weights, scan, eps).to(out_dtype)
         out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
         out = out.to(out_dtype)
         if not return_state:
@@ -181,6 +190,11 @@ def momentum_attention_step(
     check_momentum(momentum, step_size, q.shape[1])
     if state is not None:
         check_state(state, MomentumState, k, v)
+    numbers = {"momentum": momentum, "step_size": step_size}
+    elsewhere = step_by_kernel(q, k, v, state, eps=eps, in_place=in_place, **numbers)
+    if elsewhere is not None:
+        out, state = elsewhere
+        return out, MomentumState(*state)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.kernels.causal import check_one_device
 from momentum_fairseq.ops.kernels.noncausal_launches import (
     Problem,
     launch_linear,
@@ -165,9 +166,7 @@ def attend(
     Raises:
         ValueError: tensors on several devices.
     """
-    for name, x in (("k", k), ("v", v), ("weights", weights), ("key_padding_mask", key_padding_mask)):
-        if x is not None and x.device != q.device:
-            raise ValueError(f"q is on {q.device}, {name} on {x.device}; attention takes all on one device")
+    check_one_device(q, k, v, weights, key_padding_mask, *(bounds or ()))
     if weights is not None:
         weights = weights.float().expand(v.shape[:3])
     most = (q.shape[2], k.shape[2]) if most is None else most

@@ -1,0 +1,107 @@
+"""Attention over sequences that lie one after the other without padding; `cu_seqlens` says where each begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_fairseq.ops.checks import shapes_of
+
+
+def padding_free_attention(
+    attention: Callable[..., Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    key_cu_seqlens: Tensor | None = None,
+    max_length: int | None = None,
+    **options: Any,
+) -> Any:
+    """What `attention` gives for each of n sequences alone; exact, differentiable, without a loop over the sequences.
+
+    Works through a padded batch `[n,H,L,D]` of the longest sequence's length L: sort very different lengths into batches.
+
+    Args:
+        attention: an op of this package on q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` that takes `key_padding_mask`.
+        q: queries of all sequences `[1,H,T,D]`.
+        k: keys of all sequences `[1,H,U,D]`.
+        v: values of all sequences `[1,H,U,M]`.
+        cu_seqlens: int32 or int64 `[n+1]`: sequence i has the queries cu_seqlens[i] … cu_seqlens[i+1] − 1.
+        key_cu_seqlens: the same of keys and values; None = as the queries.
+        max_length: no sequence has more queries or keys; None = look, which waits for the device.
+        options: of the op; `initial_state` and the state that `return_state` gives have a row for each sequence.
+
+    Returns:
+        `[1,H,T,M]`; with `return_state` a pair of it and the state.
+
+    Raises:
+        ValueError: shapes, devices or `cu_seqlens` that don't fit. The numbers in `cu_seqlens` are read if it is on the CPU or
+            `max_length` is None.
+    """
+    if key_cu_seqlens is None:
+        key_cu_seqlens = cu_seqlens
+    if not (q.dim() == k.dim() == v.dim() == 4 and q.shape[0] == k.shape[0] == v.shape[0] == 1):
+        raise ValueError(f"padding-free attention takes q [1,H,T,D], k [1,H,U,D], v [1,H,U,M]; got {shapes_of(q, k, v)}")
+    lengths = [
+        check_cu_seqlens(name, cu, x, max_length)
+        for name, cu, x in (("cu_seqlens", cu_seqlens, q), ("key_cu_seqlens", key_cu_seqlens, k))
+    ]
+    if len(cu_seqlens) != len(key_cu_seqlens):
+        raise ValueError(
+            f"queries and keys must be of as many sequences, got cu_seqlens of {len(cu_seqlens) - 1} "
+            f"and key_cu_seqlens of {len(key_cu_seqlens) - 1}"
+        )
+    q_padded, _ = padded(q, cu_seqlens, lengths[0])
+    k, padding = padded(k, key_cu_seqlens, lengths[1])
+    v, _ = padded(v, key_cu_seqlens, lengths[1])
+    result = attention(q_padded, k, v, key_padding_mask=padding, **options)
+    if not isinstance(result, tuple):
+        return unpadded(result, cu_seqlens, q.shape[2])
+    out, state = result
+    return unpadded(out, cu_seqlens, q.shape[2]), state
+
+
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, x: Tensor, max_length: int | None) -> int:
+    """The length to fill all sequences of x `[1,H,T,D]` up to; ValueError where `cu_seqlens` doesn't describe them."""
+    total = x.shape[2]
+    if cu_seqlens.dtype not in (torch.int32, torch.int64) or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
+        raise ValueError(f"{name} must be int32 or int64 [n+1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
+    if cu_seqlens.device != x.device:
+        raise ValueError(f"{name} must be where q, k and v are, on {x.device}; it is on {cu_seqlens.device}")
+    if max_length is not None and cu_seqlens.device.type != "cpu":
+        return max_length
+    if torch.compiler.is_compiling() and max_length is not None:
+        return max_length
+    bounds = cu_seqlens.tolist()
+    lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    for i, length in enumerate(lengths):
+        if length < 0:
+            raise ValueError(f"{name} must ascend, got {bounds[i]} before {bounds[i + 1]} at [{i}]")
+    if bounds[0] != 0 or bounds[-1] != total:
+        raise ValueError(f"{name} must begin with 0 and end with {total}, as many as there are; got {bounds[0]} and {bounds[-1]}")
+    longest = max(lengths, default=0)
+    if max_length is not None and longest > max_length:
+        raise ValueError(f"{name} has a sequence of {longest}, above max_length {max_length}")
+    return longest if max_length is None else max_length
+
+
+def padded(x: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """`[1,H,T,D]` → `[n,H,L,D]` and where it is padding, bool `[n,L]`."""
+    start, end = cu_seqlens[:-1, None], cu_seqlens[1:, None]
+    position = start + torch.arange(length, device=x.device)
+    padding = position >= end
+    rows = x[0].index_select(1, torch.where(padding, 0, position).flatten()) if x.shape[2] else x[0].new_ones(())
+    rows = rows.expand(x.shape[1], padding.numel(), x.shape[3]).unflatten(1, padding.shape).transpose(0, 1)
+    # Ones: of a query of zeros the gradient could be 0/0.
+    return torch.where(padding[:, None, :, None], x.new_ones(()), rows), padding
+
+
+def unpadded(x: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
+    """`[n,H,L,M]` → `[1,H,T,M]`."""
+    position = torch.arange(total, device=x.device)
+    sequence = torch.searchsorted(cu_seqlens[1:].to(position.dtype), position, right=True)
+    rows = x.transpose(1, 2)[sequence, position - cu_seqlens[sequence]]  # [T,H,M]
+    return rows.transpose(0, 1).unsqueeze(0)
