@@ -99,6 +99,24 @@ class CausalDecoder(FairseqIncrementalDecoder):
             self.set_incremental_state(incremental_state, STATE, state)
         return self.layer_norm(x), None
 
+    def step(self, words: Tensor, incremental_state: dict[str, Any]) -> Tensor:
+        """Logits of the word after one more word in each row, none of which has padding: int64 `[B]` → `[B,V]`.
+
+        What `forward` gives for its last position, at a cost that doesn't grow with the words so far, attention's own left aside:
+        `forward` looks through them for padding.
+
+        Args:
+            incremental_state: as of `forward`, after one word at least.
+        """
+        state = self.get_incremental_state(incremental_state, STATE)
+        x, velocities, states = self.scale * self.embedding(words).unsqueeze(1), Velocities(), []
+        x = self.dropout(x + self.positions(state.read + 1)[state.read].to(x.dtype))
+        for layer, layer_state in zip(self.layers, state.layers, strict=True):
+            x, layer_state = layer.step(x, None, layer_state, velocities)
+            states.append(layer_state)
+        self.set_incremental_state(incremental_state, STATE, DecoderState(states, state.read + 1, state.sentence))
+        return self.output_layer(self.layer_norm(x)).squeeze(1)
+
     def output_layer(self, features: Tensor) -> Tensor:
         """`[..., C]` → logits `[..., V]`."""
         return self.output_projection(features)
