@@ -121,6 +121,12 @@ class LraTask(FairseqTask):
         meta = read_meta(Path(cfg.data))
         self.set = LRA_TASKS[str(cfg.lra_task)]
         self.vocabulary, self.classes, self.towers = meta["vocabulary"] + 1, meta["classes"], meta["parts"]
+        said = meta.get("settings", {}).get("task", cfg.lra_task)
+        if str(said) != str(cfg.lra_task):
+            raise ValueError(f"{cfg.data}: the set of {said}, not of {cfg.lra_task}; name the folder of {cfg.lra_task}")
+        if self.towers != self.set.towers:
+            sequences = f"its examples have {self.towers} sequence(s), those of {cfg.lra_task} have {self.set.towers}"
+            raise ValueError(f"{cfg.data}: {sequences}; name the folder of {cfg.lra_task}")
 
     @classmethod
     def setup_task(cls, cfg: LraConfig, **kwargs: Any) -> "LraTask":
@@ -138,11 +144,7 @@ class LraTask(FairseqTask):
             cfg.max_positions = LRA_TASKS[name].max_positions
         if cfg.max_positions < 1:
             raise ValueError(f"--max-positions must be at least 1, got {cfg.max_positions}")
-        task = cls(cfg)
-        if task.towers != task.set.towers:
-            sequences = f"its examples have {task.towers} sequence(s), those of {name} have {task.set.towers}"
-            raise ValueError(f"{cfg.data}: {sequences}; name the folder of {name}")
-        return task
+        return cls(cfg)
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Open a split.
