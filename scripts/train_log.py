@@ -8,7 +8,8 @@ from typing import Any
 
 
 def read_curve(log: Path) -> list[dict[str, float]]:
-    """Loss and accuracy after so many updates: of the training, means since the last such point, and of validations.
+    """Loss, and accuracy where it was logged, after so many updates: of the training, means since the last such point, and of
+    validations.
 
     A training that was stopped has gone on from its last checkpoint: what it had done since then is in the log twice, and the
     second time counts.
@@ -21,7 +22,8 @@ def read_curve(log: Path) -> list[dict[str, float]]:
         for prefix in ("", "valid_"):
             if f"{prefix}loss" in entry:
                 point = points.setdefault(int(entry[f"{prefix}num_updates"]), {})
-                point.update({f"{prefix}{key}": float(entry[f"{prefix}{key}"]) for key in ("loss", "accuracy")})
+                names = [f"{prefix}{key}" for key in ("loss", "accuracy")]
+                point.update({name: float(entry[name]) for name in names if name in entry})
     return [{"updates": updates, **points[updates]} for updates in sorted(points)]
 
 

@@ -83,7 +83,7 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
 
 
 def mixture_projection(cfg: Any) -> nn.Linear:
-    """`[..., C]` → the parameters of a mixture of logistics `[..., 3K]` (see `ops/logistic_mixture.py`), all values alike at first.
+    """`[..., C]` → the parameters `[..., 3K]` of a mixture (see `ops/logistic_mixture.py`), at first the same for all pixels.
 
     Raises:
         ValueError: fewer components than one; embeddings to be shared with an output that has none.

@@ -1,0 +1,107 @@
+"""Table and figure of the rows of images: python scripts/plot_images.py examples/image_generation/results/mnist-small
+
+Reads <ROW>-seed<SEED>.json, which score_images.py wrote, in the folder; writes table.md and bits_per_dim.png into it. Seeds of a
+row are averaged.
+"""
+
+import json
+import logging
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROWS = ("softmax", "linear", "momentum", "connection", "adaptive")
+NEEDED = ("name", "scores", "curve", "updates", "seconds_per_update", "lossy", "images")
+
+
+def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The results of each row, in the papers' order.
+
+    Raises:
+        ValueError: a file that isn't a result, or results that don't go together.
+        FileNotFoundError: there is none.
+    """
+    found = defaultdict(list)
+    for file in sorted(folder.glob("*-seed*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in NEEDED if key not in result]
+        if missing or result["name"] not in ROWS:
+            lacks = ", ".join(missing) or f"row named {result['name']}"
+            raise ValueError(f"{file}: no result of score_images.py --name {'|'.join(ROWS)}: no {lacks}")
+        found[result["name"]].append(result)
+    if not found:
+        raise FileNotFoundError(f"no <ROW>-seed<SEED>.json in {folder}; make them with examples/image_generation/run.sh")
+    scored = {(r["images"], r["scores"][0]["split"], r["scores"][0]["images"]) for results in found.values() for r in results}
+    if len(scored) > 1:
+        raise ValueError(f"{folder}: scores of different images: {sorted(scored)}")
+    return {row: found[row] for row in ROWS if row in found}
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """A row of each, in Markdown."""
+    first = next(iter(rows.values()))[0]
+    lossy = ", lossy: not comparable with published results" if first["lossy"] else ""
+    score = first["scores"][0]
+    title = f"{first['images']} {score['split']}, {score['images']} images{lossy}"
+    lines = [f"| {title} | seeds | updates | bits/dim | ± | s/update |", "|---|---|---|---|---|---|"]
+    for row, results in rows.items():
+        bits, error = (mean(r["scores"][0][key] for r in results) for key in ("bits_per_dim", "standard_error"))
+        seconds = [r["seconds_per_update"] for r in results if r["seconds_per_update"]]
+        speed = f"{mean(seconds):.3f}" if seconds else ""
+        cells = [row, len(results), results[0]["updates"], f"{bits:.4f}", f"{error:.4f}", speed]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def curve(results: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Updates and the mean of the seeds at those that all of them have logged."""
+    by_updates = [{point["updates"]: point[key] for point in result["curve"] if key in point} for result in results]
+    updates = sorted(set.intersection(*map(set, by_updates)))
+    return updates, [mean(points[update] for points in by_updates) for update in updates]
+
+
+def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Bits per dimension against updates, on the training and the held-out images; whole or not at all."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for panel, (key, title) in zip(panels, {"loss": "training", "valid_loss": "held out"}.items(), strict=True):
+        values = []
+        for row, results in rows.items():
+            updates, bits = curve(results, key)
+            panel.plot(updates, bits, color=f"C{ROWS.index(row)}", marker="o" if len(bits) < 20 else None, ms=3, label=row)
+            values += bits[len(bits) // 10 :]
+        panel.set(xlabel="updates", ylabel="bits/dim", title=title)
+        if values:
+            panel.set_ylim(min(values) * 0.97, max(values) * 1.03)  # the first updates would hide the others
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=100, format="png")
+    part.replace(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(f"usage: {__doc__}")
+    folder = Path(sys.argv[1])
+    try:
+        rows = read(folder)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    part = folder / "table.md.part"
+    part.write_text(table(rows), encoding="utf-8")
+    part.replace(folder / "table.md")
+    plot(rows, folder / "bits_per_dim.png")
+    print(table(rows), end="")
+
+
+if __name__ == "__main__":
+    main()
