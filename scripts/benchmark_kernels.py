@@ -1,0 +1,290 @@
+"""Causal momentum and linear attention beside other libraries, forward and with backward, in one run.
+
+  python scripts/benchmark_kernels.py                  # on a GPU: large shapes in bfloat16; else N = 64 … 8192 in float32
+  python scripts/benchmark_kernels.py --quick          # some seconds, to see it work
+
+The kinds take turns, call by call; ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for
+φ(q) and φ(k). Each library gets its own axis order. The floor is the time that the tensors alone take to be read and written, at
+the speed at which this device copies memory in the same run. Shapes marked `graph` are timed within a CUDA graph too. Peers:
+torch's softmax, flash-linear-attention, fast-transformers, and our forms in torch's operations; what isn't installed is named.
+Prints a table, writes kernels.json into --out.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from benchmark_attention import keep_freed_memory, positive, positive_seconds, seconds_per_call, time_side_by_side
+from run_record import ROOT, hardware, run_record, write_json
+from torch import Tensor
+
+from momentum_fairseq import ops
+from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
+
+PASSES = ("forward", "forward+backward")
+TENSORS_MOVED = {"forward": 4, "forward+backward": 12}  # q, k, v, o; with q, k, v, o, do, dq, dk, dv again
+COPIED_BYTES = {"cuda": 2**30, "cpu": 2**27}
+
+
+class Shape(NamedTuple):
+    """`[B,N,H,D]`, whether to time it within a CUDA graph too, and the times in ms that we aim at on an H100."""
+
+    batch: int
+    length: int
+    heads: int
+    dim: int
+    graph: bool = False
+    goals: dict[str, float] = {}
+
+    def name(self) -> str:
+        return f"({self.batch}, {self.length}, {self.heads}, {self.dim})"
+
+
+GPU_SHAPES = [
+    Shape(1, 8192, 96, 128, goals={"forward": 0.45, "forward+backward": 1.5}),
+    Shape(4, 4096, 64, 128, goals={"forward": 0.60, "forward+backward": 2.0}),
+    Shape(8, 1024, 8, 64, graph=True, goals={"forward, graph": 0.05}),
+]
+CPU_SHAPES = [Shape(max(1, 4096 // 2**i), 2**i, 2, dim) for dim in (32, 64) for i in range(6, 14)]
+Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """Our ops computed by the implementation of that name; "" lets them choose."""
+    if not name:
+        yield
+        return
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ[VARIABLE] = before
+
+
+def ours(kind: str, name: str, momentum: float) -> Kind:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with kernel(name):
+            if kind == "linear":
+                return ops.causal_linear_attention(q, k, v)
+            return ops.causal_momentum_attention(q, k, v, momentum=momentum, step_size=1.0)
+
+    return attention
+
+
+def softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def flash_linear_attention(momentum: float) -> dict[str, Kind]:
+    """Its linear attention; and momentum attention from two of its gated products, which loses digits as β → 1."""
+    linear = importlib.import_module("fla.ops.linear_attn").chunk_linear_attn
+    gated = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
+
+    def two_states(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        decay = torch.full((q.shape[2],), momentum, device=q.device).log()
+        plain, decayed = gated(q, k, v, scale=1.0)[0], gated(q, k, v, g_gamma=decay, scale=1.0)[0]
+        normaliser = (q * k.float().cumsum(1).to(q.dtype)).sum(-1, keepdim=True)
+        return (plain - momentum * decayed) / ((1 - momentum) * normaliser)
+
+    return {"fla linear": lambda q, k, v: linear(q, k, v, scale=1.0)[0], "fla gated, twice": two_states}
+
+
+def fast_transformers(momentum: float) -> dict[str, Kind]:
+    product = importlib.import_module("fast_transformers.causal_product").causal_dot_product
+
+    def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = q.float(), k.float(), v.float()
+        return product(q, k, v) / ((q * k.cumsum(2)).sum(-1, keepdim=True) + 1e-6)
+
+    return {"fast-transformers linear": linear}
+
+
+def kinds_of(device: torch.device, momentum: float) -> tuple[dict[str, Kind], dict[str, str]]:
+    """What is compared, softmax first; and why others are missing."""
+    kinds = {"softmax": softmax, "linear": ours("linear", "", momentum), "momentum": ours("momentum", "", momentum)}
+    if device.type == "cuda":
+        kinds |= {"linear, torch": ours("linear", "torch", momentum), "momentum, torch": ours("momentum", "torch", momentum)}
+    missing = {}
+    peers = {"flash-linear-attention": flash_linear_attention, "fast-transformers": fast_transformers}
+    for name, peer in peers.items():
+        if name == "flash-linear-attention" and device.type != "cuda":
+            missing[name] = "runs on a GPU only"
+            continue
+        try:
+            kinds |= peer(momentum)
+        except (ImportError, AttributeError) as error:
+            missing[name] = f"{type(error).__name__}: {error}"
+    return kinds, missing
+
+
+def make_calls(
+    kinds: dict[str, Kind], shape: Shape, pass_: str, device: torch.device, dtype: torch.dtype
+) -> dict[str, Callable[[], Any]]:
+    """One forward, or forward and backward, of each kind on the same numbers, positive q and k."""
+    generator = torch.Generator().manual_seed(0)
+    size = (shape.batch, shape.heads, shape.length, shape.dim)
+    tensors = [torch.randn(size, generator=generator) for _ in range(4)]
+    tensors = [ops.elu_plus_one(tensors[0]), ops.elu_plus_one(tensors[1]), *tensors[2:]]
+    tensors = [x.to(device, dtype) for x in tensors]
+    by_token = [x.transpose(1, 2).contiguous() for x in tensors]
+    calls = {}
+    for name, attention in kinds.items():
+        *leaves, direction = (x.clone() for x in (by_token if name.startswith("fla") else tensors))
+        calls[name] = make_call(attention, [x.requires_grad_(pass_ != "forward") for x in leaves], direction, pass_)
+    return calls
+
+
+def make_call(attention: Kind, leaves: list[Tensor], direction: Tensor, pass_: str) -> Callable[[], Any]:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return attention(*leaves)
+
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        out = attention(*leaves)
+        return torch.autograd.grad(out, leaves, direction.to(out.dtype))
+
+    return forward if pass_ == "forward" else forward_and_backward
+
+
+def graph_of(call: Callable[[], Any]) -> Callable[[], None]:
+    """The call recorded once as a CUDA graph, to be replayed."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def bytes_per_second(device: torch.device, synchronise: Callable[[], None]) -> float:
+    """Bytes read and written by a copy of much memory."""
+    source = torch.ones(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(seconds_per_call(lambda: target.copy_(source), 3, synchronise) for _ in range(5))
+
+
+def without_failing(calls: dict[str, Callable[[], Any]], failures: dict[str, str], place: str) -> dict[str, Callable[[], Any]]:
+    """Those that run; a peer that can't take a shape is noted, and the others are compared all the same."""
+    running = {}
+    for name, call in calls.items():
+        try:
+            call()
+            running[name] = call
+        except (RuntimeError, NotImplementedError, ValueError, DeprecationWarning) as error:
+            failures[f"{name}, {place}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            if name in ("softmax", "linear", "momentum"):
+                raise
+    return running
+
+
+def rows_of(
+    place: dict[str, Any], results: dict[str, dict[str, float]], floor_ms: float, goal_ms: float | None
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, result in results.items():
+        share = floor_ms / result["median_ms"]
+        rows.append({**place, "kind": name, **result, "floor_ms": floor_ms, "share_of_floor_speed": share})
+        if name == "momentum":
+            rows[-1]["ratio_to_linear"] = result["median_ms"] / results["linear"]["median_ms"]
+            rows[-1]["goal_ms"] = goal_ms
+        ratio = f"{result['ratio']:10.3f} × softmax"
+        print(f"  {name:26}{result['median_ms']:11.4f} ms{ratio}{100 * share:8.1f} % of the floor's speed", flush=True)
+    return rows
+
+
+def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str, str]) -> tuple[list[dict[str, Any]], float]:
+    device = options.device
+    synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    speed = bytes_per_second(device, synchronise)
+    print(f"memory is copied at {speed / 1e9:.0f} GB/s")
+    rows = []
+    for shape in options.shapes:
+        for pass_ in options.passes:
+            moved = TENSORS_MOVED[pass_] * shape.batch * shape.length * shape.heads * shape.dim * options.torch_dtype.itemsize
+            calls = without_failing(make_calls(kinds, shape, pass_, device, options.torch_dtype), failures, shape.name())
+            variants = {pass_: calls}
+            if shape.graph and pass_ == "forward" and device.type == "cuda":
+                variants[f"{pass_}, graph"] = {
+                    name: graph_of(call) for name, call in calls.items() if not name.startswith(("fla", "fast"))
+                }
+            for variant, variant_calls in variants.items():
+                print(f"\n(B, N, H, D) = {shape.name()}, {variant}")
+                results = time_side_by_side(variant_calls, options.seconds, synchronise)
+                place = {"pass": variant, "batch": shape.batch, "length": shape.length, "heads": shape.heads, "dim": shape.dim}
+                rows += rows_of(place, results, 1e3 * moved / speed, shape.goals.get(variant))
+    return rows, speed
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--device", help="cpu or cuda (default: cuda where there is one)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="(default: bfloat16 on a GPU, float32 on a CPU)")
+    add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="(default: both)")
+    add("--lengths", nargs="+", type=positive, help="only the shapes of these N")
+    add("--momentum", type=float, default=0.6, help="β (default: 0.6)")
+    add("--threads", type=positive, help="CPU threads (default: torch's)")
+    add("--seconds", type=positive_seconds, default=1.0, help="time for each line of the table (default: 1)")
+    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add("--quick", action="store_true", help="two short shapes, little time: shows that it works")
+    options = parser.parse_args(arguments)
+    if not 0 < options.momentum < 1:
+        parser.error(f"--momentum {options.momentum}: must be between 0 and 1")
+    options.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.device.type not in COPIED_BYTES or (options.device.type == "cuda" and not torch.cuda.is_available()):
+        parser.error(f"--device {options.device}: must be cpu, or cuda where torch finds a GPU")
+    options.torch_dtype = getattr(torch, options.dtype or ("bfloat16" if options.device.type == "cuda" else "float32"))
+    options.shapes = GPU_SHAPES if options.device.type == "cuda" else CPU_SHAPES
+    if options.lengths:
+        options.shapes = [shape for shape in options.shapes if shape.length in options.lengths]
+    if options.quick:
+        options.shapes, options.seconds = [Shape(1, 64, 2, 16, graph=True), Shape(1, 100, 2, 16)], 0.01
+    if not options.shapes:
+        parser.error(f"--lengths {options.lengths}: no shape has one of them")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    kept = options.device.type == "cpu" and keep_freed_memory()
+    kinds, missing = kinds_of(options.device, options.momentum)
+    probe = torch.empty(1, 1, 1, 64, dtype=options.torch_dtype, device=options.device)
+    machine = {**hardware(options.device), "kernel": kernel_for(probe, probe), "dtype": str(options.torch_dtype)[6:]}
+    print(f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, our ops by {machine['kernel']}")
+    for name, reason in missing.items():
+        print(f"not compared: {name} ({reason})")
+    load_before = os.getloadavg()
+    failures: dict[str, str] = {}
+    rows, speed = run(options, kinds, failures)
+    record = {
+        **run_record(sys.argv),
+        "hardware": machine,
+        "momentum": options.momentum,
+        "not_compared": missing,
+        "failed": failures,
+        "freed_memory_kept": kept,
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "bytes_copied_per_second": speed,
+        "times": rows,
+    }
+    write_json(options.out / "kernels.json", record)
+    print(f"\nwritten: {options.out / 'kernels.json'}")
+
+
+if __name__ == "__main__":
+    main()

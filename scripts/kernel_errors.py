@@ -1,0 +1,129 @@
+"""The error of causal momentum attention against float64, for every momentum, dtype and length: a table.
+
+  python scripts/kernel_errors.py                   # by the kernel that `MOMENTUM_FAIRSEQ_KERNEL` or the device chooses
+  python scripts/kernel_errors.py --quick           # some seconds, to see it work
+
+Relative RMS over all outputs of ‖ours − exact‖ / ‖exact‖, one sequence, two heads of 64, on inputs rounded to the dtype first, so
+that their rounding is no error of ours. And float16 over 100,000 tokens: is every output finite? Prints a markdown table, writes
+kernel_errors.json and kernel_errors.md into --out.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_attention import positive
+from run_record import ROOT, hardware, run_record, write_json
+from torch import Tensor
+
+from momentum_fairseq.ops import causal_momentum_attention, elu_plus_one
+from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
+
+MOMENTA = (0.0, 0.1, 0.3, 0.6, 0.9, 0.99, 0.999)
+LENGTHS = (64, 1024, 16384, 65536)
+# What we hold ourselves to.
+LIMITS = {"float32": 5e-7, "bfloat16": 4e-3, "float16": 4e-3}
+MANY_TOKENS = 100_000
+
+
+def make_inputs(length: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Positive q and k and normal v, `[1,2,N,64]`, rounded to the dtype."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, length, 64, generator=generator) for _ in range(3))
+    return [x.to(device, dtype) for x in (elu_plus_one(q), elu_plus_one(k), v)]
+
+
+def exact(tensors: list[Tensor], momentum: float) -> Tensor:
+    """In float64 by torch's operations, which the tests hold to the recurrence."""
+    chosen = os.environ.pop(VARIABLE, None)
+    try:
+        return causal_momentum_attention(*(x.double() for x in tensors), momentum=momentum, step_size=1.0)
+    finally:
+        if chosen is not None:
+            os.environ[VARIABLE] = chosen
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for name in LIMITS:
+        for length in options.lengths:
+            tensors = make_inputs(length, getattr(torch, name), options.device)
+            for momentum in MOMENTA:
+                ours = causal_momentum_attention(*tensors, momentum=momentum, step_size=1.0)
+                expected = exact(tensors, momentum)
+                error = ((ours.double() - expected).norm() / expected.norm()).item()
+                rows.append({"dtype": name, "length": length, "momentum": momentum, "relative_rms": error})
+    return rows
+
+
+def all_finite(tokens: int, device: torch.device) -> bool:
+    """Whether every output of float16 is finite, over keys as large as ten standard deviations."""
+    q, k, v = make_inputs(tokens, torch.float16, device)
+    out = causal_momentum_attention(10 * q, 10 * k, v, momentum=0.999, step_size=1.0)
+    return bool(out.isfinite().all())
+
+
+def markdown(rows: list[dict[str, Any]], record: dict[str, Any]) -> str:
+    lines = [
+        f"Relative RMS error against float64, kernel `{record['kernel']}`, {record['hardware']['device']}, {record['date']}, "
+        f"revision {record['git_revision']} (`{record['command']}`).",
+        "",
+        "| dtype | N | " + " | ".join(f"β = {momentum:g}" for momentum in MOMENTA) + " | limit |",
+        "|---|---|" + "---|" * (len(MOMENTA) + 1),
+    ]
+    for dtype, length in dict.fromkeys((row["dtype"], row["length"]) for row in rows):
+        errors = [row["relative_rms"] for row in rows if (row["dtype"], row["length"]) == (dtype, length)]
+        lines.append(f"| {dtype} | {length} | " + " | ".join(f"{error:.1e}" for error in errors) + f" | {LIMITS[dtype]:.0e} |")
+    finite = "every output is finite" if record["float16_finite"] else "NOT every output is finite"
+    return "\n".join([*lines, "", f"float16, {record['float16_tokens']:,} tokens, β = 0.999: {finite}.", ""])
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: cuda where there is one)")
+    add("--lengths", nargs="+", type=positive, default=list(LENGTHS), help=f"N (default: {' '.join(map(str, LENGTHS))})")
+    add("--tokens", type=positive, default=MANY_TOKENS, help=f"of the test for overflow (default: {MANY_TOKENS})")
+    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add("--quick", action="store_true", help="short lengths: shows that it works")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.lengths, options.tokens = [64, 200], 1000
+    try:
+        options.device = torch.device(options.device)
+        torch.zeros(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    probe = torch.empty(1, 1, 1, 64, device=options.device)
+    with torch.no_grad():
+        rows = measure(options)
+        finite = all_finite(options.tokens, options.device)
+    record = {
+        **run_record(sys.argv),
+        "hardware": hardware(options.device),
+        "kernel": kernel_for(probe, probe),
+        "limits": LIMITS,
+        "float16_tokens": options.tokens,
+        "float16_finite": finite,
+        "errors": rows,
+    }
+    text = markdown(rows, record)
+    print(text)
+    write_json(options.out / "kernel_errors.json", record)
+    part = options.out / "kernel_errors.md.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(options.out / "kernel_errors.md")
+    over = [row for row in rows if row["relative_rms"] > LIMITS[row["dtype"]]]
+    print(f"written: {options.out / 'kernel_errors.json'}; {len(over)} of {len(rows)} errors are over their limit")
+
+
+if __name__ == "__main__":
+    main()
