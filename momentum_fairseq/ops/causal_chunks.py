@@ -1,6 +1,7 @@
 """Causal attention in linear time and memory: what keys of the same chunk add, and what the state brings from before."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 # On a CPU 64 is quicker than 32 and 128 at D = 32; at 64 and 139 they differ by little.
 CHUNK = 64
 
+# Chunks that one product carries the state over: it grows with the square of their number.
+GROUP = 16
+
 
 class StateWeights(NamedTuple):
     """What a recurrence multiplies its state by, which is R matrices of keys times values.
@@ -17,10 +21,10 @@ class StateWeights(NamedTuple):
     The leading axes broadcast to `[B,H,C]`. A key's weights are finite even where it is padding.
 
     Attributes:
-        queries: `[..,L,R]`, query i on the state that enters its chunk.
+        queries: `[..,L,R-1]`, query i on the state that enters its chunk; the first matrix is read as it is.
         keys: `[..,L,R]`, key j in the state that leaves its chunk.
-        gain: `[..,R,R]`, the state that enters a chunk in what the state gains over it; not the whole factor, which is this
-            plus one, since a rounded factor near one would be wrong to the same side in every chunk.
+        gain: `[..,R,R]`, the state that enters a chunk in what the state gains over it, zeros but in the last column; not the
+            whole factor, which is this plus one, since a rounded factor near one would be wrong to the same side each time.
     """
 
     queries: Tensor
@@ -28,13 +32,24 @@ class StateWeights(NamedTuple):
     gain: Tensor
 
 
-def number_of_chunks(length: int, key_dim: int, value_dim: int, matrices: int) -> int:
-    """1 where the square of scores costs no more than chunks and a state of R matrices between them.
+class ScanWeights(NamedTuple):
+    """What R matrices of state become over several chunks that are weighted alike.
 
-    A position takes 2 R D M multiplications with the state, and carrying it costs about half as much again: on a CPU the
-    times are equal at N = 64 + 1.5 R D.
+    Attributes:
+        within: `[G,R,G,R]`, what chunk j of a group of G adds to one of the matrices, in each of them after chunk i.
+        gain: `[G,R,R]`, the matrices that enter a group in what they gain up to chunk i, as `StateWeights.gain`; None = 0.
     """
-    if length * (key_dim + value_dim) <= CHUNK * (key_dim + value_dim) + 3 * matrices * key_dim * value_dim:
+
+    within: Tensor
+    gain: Tensor | None
+
+
+def number_of_chunks(length: int, key_dim: int, value_dim: int, matrices: int) -> int:
+    """1 where half the square of scores costs no more multiplications than chunks and a state of R matrices between them.
+
+    A position takes N (D+M) / 2 for its half of the square; or CHUNK (D+M) for all of its chunk's, and 2 R D M for the state.
+    """
+    if length * (key_dim + value_dim) <= 2 * CHUNK * (key_dim + value_dim) + 4 * matrices * key_dim * value_dim:
         return 1
     return -(-length // CHUNK)
 
@@ -90,7 +105,7 @@ def causal_attention(
     numerator = scores @ v
     if chunks > 1 or initial is not None:
         states, sums = states_between(k[:, :, :-1], v[:, :, :-1], weights, initial, z)
-        numerator = numerator + (q if weights is None else outer(q, weights.queries)) @ states
+        numerator = numerator + (q if weights is None else torch.cat([q, outer(q, weights.queries)], -1)) @ states
         normaliser = normaliser + (q * sums.unsqueeze(-2)).sum(-1, keepdim=True)
         initial, z = states[:, :, -1], sums[:, :, -1]
     # Cut before the division: rows that fill the last chunk up may be 0/0, and their gradients would not be zeros.
@@ -133,6 +148,13 @@ def over_chunks(weights: Tensor, chunks: int) -> Tensor:
 def outer(x: Tensor, weights: Tensor) -> Tensor:
     """`[..,L,D]` and `[..,L,R]` → `[..,L,R·D]`."""
     return (weights.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
+
+
+@lru_cache(maxsize=8)
+def plain_scan(dtype: torch.dtype, device: torch.device) -> ScanWeights:
+    """Of one matrix to which every chunk adds."""
+    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
+        return ScanWeights(torch.ones(GROUP, GROUP, dtype=dtype, device=device).tril_().reshape(GROUP, 1, GROUP, 1), None)
 
 
 def in_full_precision(

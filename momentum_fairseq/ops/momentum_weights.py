@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import StateWeights
+from momentum_fairseq.ops.causal_chunks import GROUP, ScanWeights, StateWeights
 
 T = TypeVar("T")
-
 
 def momentum_weights(
     keys: int,
@@ -88,14 +87,14 @@ def weights_within(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """γ w_{r−j} of key j in query r of the same chunk of `size` positions, `[..,L,L]`; anything finite for j > r.
+    """γ w_{r−j} of key j in query r of the same chunk of `size` positions, `[..,L,L]`; zeros for j > r.
 
     Args:
         real: bool `[B,1,C,L,1]`, False = padding, which doesn't count; None = no padding.
     """
     rank, _ = count_keys(size, real, device)
     distance = (rank.unsqueeze(-1) - rank.unsqueeze(-2)).clamp(min=0)
-    return look_up(growth_by_count(size, momentum, step_size, device).to(dtype), distance + 1)
+    return look_up(growth_by_count(size, momentum, step_size, device).to(dtype), distance + 1).tril_()
 
 
 @kept_where_fixed
@@ -126,10 +125,38 @@ def state_weights(
     queries, gain = look_up(entry, rank), look_up(entry, total)
     zero = torch.zeros_like(gain)
     return StateWeights(
-        queries=torch.stack([torch.ones_like(queries), queries], dim=-1).to(dtype),
+        queries=queries.unsqueeze(-1).to(dtype),
         keys=torch.stack([look_up(growth, further + 1), look_up(decay, further)], dim=-1).to(dtype),
         gain=torch.stack([zero, gain, zero, look_up(decay - 1, total)], dim=-1).unflatten(-1, (2, 2)).to(dtype),
     )
+
+
+def scan_weights(
+    size: int, momentum: float | Tensor, step_size: float | Tensor, dtype: torch.dtype, device: torch.device
+) -> ScanWeights | None:
+    """What the state (s, −m) becomes over up to `GROUP` chunks of `size` positions without padding, as `state_weights`.
+
+    None where heads may differ in their numbers.
+    """
+    if isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
+        return None
+    return fixed_scan_weights(size, momentum, step_size, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def fixed_scan_weights(
+    size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device
+) -> ScanWeights:
+    """The same, kept."""
+    with torch.inference_mode(False):
+        count = torch.arange(0, (GROUP + 1) * size, size, dtype=torch.float64, device=device)
+        entry, decay = momentum * weights_of_counts(count, momentum, step_size), momentum**count
+        zero, index = torch.zeros_like(entry), torch.arange(GROUP, device=device)
+        factors = torch.stack([torch.ones_like(entry), entry, zero, decay], dim=-1).unflatten(-1, (2, 2))  # [GROUP+1,R,R]
+        within = factors[(index.unsqueeze(-1) - index).clamp(min=0)]  # [i,j,R,R]
+        within = torch.where((index.unsqueeze(-1) < index)[..., None, None], 0, within).transpose(1, 2)
+        gain = torch.stack([zero, entry, zero, decay - 1], dim=-1).unflatten(-1, (2, 2))[1:]
+        return ScanWeights(within.to(dtype), gain.to(dtype))
 
 
 def count_keys(size: int, real: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:

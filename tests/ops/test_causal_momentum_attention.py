@@ -55,8 +55,8 @@ def test_it_is_the_recurrence_with_learned_numbers(length, momentum, step_size, 
 
 
 def test_gradcheck_of_learned_numbers_through_a_state():
-    q, k, v = inputs(19, 19, batch=1, dim=2, value_dim=1)
-    mask, beta, gamma = padding_mask(2, 19, "left")[1:], per_head(0.3, 0.9), per_head(0.5, 2.0)
+    q, k, v = inputs(23, 23, batch=1, dim=2, value_dim=1)
+    mask, beta, gamma = padding_mask(2, 23, "left")[1:], per_head(0.3, 0.9), per_head(0.5, 2.0)
 
     def function(q, k, v, beta, gamma):
         numbers = dict(momentum=beta, step_size=gamma, return_state=True)
@@ -65,7 +65,7 @@ def test_gradcheck_of_learned_numbers_through_a_state():
         step, _ = momentum_attention_step(q[:, :, 0], k[:, :, 0], v[:, :, 0], state, momentum=beta, step_size=gamma)
         return out, step
 
-    assert number_of_chunks(19, 2, 1, matrices=2) == 3
+    assert number_of_chunks(23, 2, 1, matrices=2) == 3
     assert torch.autograd.gradcheck(function, (q, k, v, beta, gamma))
 
 

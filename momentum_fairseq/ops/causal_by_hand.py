@@ -1,0 +1,274 @@
+"""Causal attention whose weights are fixed: both passes written by hand, in place, in less time than a recorded graph's."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_fairseq.ops.causal_chunks import ScanWeights, StateWeights, causal_attention, chunked, outer
+
+# Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
+ROWS = 64
+
+
+def causal_attention_from_no_state(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunks: int,
+    within: Tensor | None,
+    weights: StateWeights | None,
+    scan: ScanWeights | None,
+    eps: float,
+) -> Tensor:
+    """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`.
+
+    Args:
+        scan: of chunks that are weighted alike, in all sentences and heads; else None.
+    """
+    if any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
+        return causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0]
+    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps)
+
+
+class CausalAttention(torch.autograd.Function):
+    """`causal_attention` from no state on. What is differentiated more than once is recorded anew, in that form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        chunks: int,
+        within: Tensor | None,
+        weights: StateWeights | None,
+        scan: ScanWeights | None,
+        eps: float,
+    ) -> Tensor:
+        """Arguments as of `causal_attention_from_no_state`."""
+        if chunks == 1:
+            out, *saved = attend_in_rows(q, k, v, within, eps)
+        else:
+            out, *saved = attend_in_chunks(q, k, v, chunks, within, weights, scan, eps)
+        ctx.save_for_backward(q, k, v, out, *saved)
+        ctx.constants = chunks, within, weights, scan, eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        chunks, within, weights, scan, eps = ctx.constants
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
+            out, _, _ = causal_attention(q, k, v, chunks, within, weights, None, None, eps)
+            found = iter(torch.autograd.grad(out, needed, direction, create_graph=True))
+            gradients = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
+        elif chunks == 1:
+            gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
+        else:
+            gradients = differentiate_in_chunks(direction, q, k, v, *saved, within=within, weights=weights, scan=scan)
+        return (*gradients, None, None, None, None, None)
+
+
+def attend_in_rows(q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+    """Some queries at a time, each with the keys up to theirs: output, normaliser, and weighted scores for the other pass."""
+    lead, length = q.shape[:2], q.shape[2]
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    outs, normalisers, saved = [], [], []
+    for start in range(0, length, ROWS):
+        end = min(start + ROWS, length)
+        scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
+        scores[:, :, start:].tril_()
+        normalisers.append(scores.sum(-1, keepdim=True))
+        if within is not None:
+            scores.unflatten(0, lead).mul_(within[:, :, 0, start:end, :end])
+        outs.append(torch.bmm(scores, v[:, :end]))
+        saved.append(scores)
+    normaliser = joined(normalisers).add_(eps)
+    return joined(outs).div_(normaliser).unflatten(0, lead), normaliser, *saved
+
+
+def differentiate_in_rows(
+    direction: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, normaliser: Tensor, *saved: Tensor, within: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v; the last queries first, since theirs reach all keys."""
+    lead, length = q.shape[:2], q.shape[2]
+    q, k, v, out, direction = (x.flatten(0, 1) for x in (q, k, v, out, direction))
+    of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
+    direction = direction / normaliser
+    of_q, of_k, of_v = [], None, None
+    for start, scores in zip(reversed(range(0, length, ROWS)), reversed(saved), strict=True):
+        end = min(start + ROWS, length)
+        of_scores = torch.bmm(direction[:, start:end], v[:, :end].transpose(1, 2))
+        if within is not None:
+            of_scores.unflatten(0, lead).mul_(within[:, :, 0, start:end, :end])
+        of_scores.add_(of_normaliser[:, start:end])[:, :, start:].tril_()
+        of_q.insert(0, torch.bmm(of_scores, k[:, :end]))
+        of_keys = torch.bmm(of_scores.transpose(1, 2), q[:, start:end])
+        of_values = torch.bmm(scores.transpose(1, 2), direction[:, start:end])
+        if of_k is None:
+            of_k, of_v = of_keys, of_values
+        else:
+            of_k[:, :end] += of_keys
+            of_v[:, :end] += of_values
+    return tuple(x.unflatten(0, lead) for x in (joined(of_q), of_k, of_v))
+
+
+def joined(rows: list[Tensor]) -> Tensor:
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def attend_in_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunks: int,
+    within: Tensor | None,
+    weights: StateWeights | None,
+    scan: ScanWeights | None,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """All chunks at once: output, and what the other pass reads again."""
+    length, value_dim = v.shape[2:]
+    q, k, v = (chunked(x, chunks) for x in (q, k, v))  # [B,H,C,L,D]
+    lead = q.shape[:3]
+    reading, writing = (q, k) if weights is None else (with_first(q, weights.queries), outer(k, weights.keys))
+    q, k, v, reading, writing = (x.flatten(0, 2) for x in (q, k, v, reading, writing))
+    scores = torch.bmm(q, k.transpose(1, 2)).tril_()
+    normaliser = scores.sum(-1, keepdim=True)
+    if within is not None:
+        scores.unflatten(0, lead).mul_(within)
+    sums = entering(k.sum(1).unflatten(0, lead)).flatten(0, 2).unsqueeze(-1)
+    normaliser.baddbmm_(q, sums).add_(eps)
+    states = torch.bmm(writing.transpose(1, 2), v).unflatten(0, lead)
+    states = carried(states, weights, scan).flatten(0, 2)
+    out = torch.bmm(scores, v).baddbmm_(reading, states)
+    fill = chunks * q.shape[1] - length
+    if fill:  # these rows may be 0/0, and their gradients would not be zeros
+        normaliser.unflatten(0, lead)[:, :, -1, -fill:] = 1
+    out = cut(out.div_(normaliser), lead, length)
+    return out, scores, normaliser, states, sums, reading, writing
+
+
+def differentiate_in_chunks(
+    direction: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    scores: Tensor,
+    normaliser: Tensor,
+    states: Tensor,
+    sums: Tensor,
+    reading: Tensor,
+    writing: Tensor,
+    *,
+    within: Tensor | None,
+    weights: StateWeights | None,
+    scan: ScanWeights | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    length, dim = q.shape[2:]
+    chunks = normaliser.shape[0] // (q.shape[0] * q.shape[1])
+    of_normaliser = chunked((direction * out).sum(-1, keepdim=True), chunks)
+    lead = of_normaliser.shape[:3]
+    of_normaliser = of_normaliser.flatten(0, 2).div(normaliser).neg_()
+    q, k, v, direction = (chunked(x, chunks).flatten(0, 2) for x in (q, k, v, direction))
+    direction = direction / normaliser
+
+    of_scores = torch.bmm(direction, v.transpose(1, 2))
+    if within is not None:
+        of_scores.unflatten(0, lead).mul_(within)
+    of_scores.add_(of_normaliser).tril_()
+    of_q, of_k = torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q)
+    of_v = torch.bmm(scores.transpose(1, 2), direction)
+
+    of_q.addcmul_(of_normaliser, sums.transpose(1, 2))
+    of_sums = torch.bmm(of_normaliser.transpose(1, 2), q).unflatten(0, lead).squeeze(3)
+    of_k += entering(of_sums, backwards=True).flatten(0, 2).unsqueeze(1)
+    of_states = torch.bmm(reading.transpose(1, 2), direction).unflatten(0, lead)
+    of_states = carried(of_states, weights, scan, backwards=True).flatten(0, 2)
+    of_v.baddbmm_(writing, of_states)
+    read = [direction] if weights is None else [direction, *times(direction, weights.queries, lead)]
+    written = [v] if weights is None else times(v, weights.keys, lead)
+    for i, (x, y) in enumerate(zip(read, written, strict=True)):
+        matrix = slice(i * dim, (i + 1) * dim)
+        of_q.baddbmm_(x, states[:, matrix].transpose(1, 2))
+        of_k.baddbmm_(y, of_states[:, matrix].transpose(1, 2))
+    return tuple(cut(x, lead, length) for x in (of_q, of_k, of_v))
+
+
+def entering(sums: Tensor, *, backwards: bool = False) -> Tensor:
+    """What each chunk `[B,H,C,D]` adds → what all chunks before it add; backwards, all after it."""
+    if backwards:
+        return entering(sums.flip(2)).flip(2)
+    return torch.cat([torch.zeros_like(sums[:, :, :1]), sums[:, :, :-1].cumsum(2)], dim=2)
+
+
+def carried(own: Tensor, weights: StateWeights | None, scan: ScanWeights | None, *, backwards: bool = False) -> Tensor:
+    """What each chunk adds to R matrices of state `[B,H,C,R·D,M]` → the state that enters it; backwards, the gradients."""
+    states = torch.empty_like(own)
+    states[:, :, -1 if backwards else 0] = 0
+    own, found = (own[:, :, 1:], states[:, :, :-1]) if backwards else (own[:, :, :-1], states[:, :, 1:])
+    if scan is not None:
+        carry_by_groups(own.flatten(0, 1), found.flatten(0, 1), scan, backwards)
+    else:
+        carry_by_chunks(own, found, weights.gain, backwards)
+    return states
+
+
+def carry_by_chunks(own: Tensor, found: Tensor, gain: Tensor, backwards: bool) -> None:
+    """Into `found` `[B,H,C,R·D,M]` the state after each chunk; backwards, its gradient."""
+    chunks, matrices = own.shape[2], gain.shape[-1]
+    own, found = (x.unflatten(3, (matrices, -1)) for x in (own, found))
+    gain = gain[..., -1, None, None].expand(-1, -1, chunks + 1, -1, -1, -1)  # of the last matrix, the only one that others gain from
+    order = range(chunks - 1, -1, -1) if backwards else range(chunks)
+    entered = None
+    for chunk in order:
+        found[:, :, chunk] = own[:, :, chunk]
+        if entered is not None:
+            found[:, :, chunk] += entered
+            change = gain[:, :, chunk + 1 if backwards else chunk]
+            if backwards:
+                found[:, :, chunk, -1] += (entered * change).sum(2)
+            else:
+                found[:, :, chunk] += entered[:, :, -1:] * change
+        entered = found[:, :, chunk]
+
+
+def carry_by_groups(own: Tensor, found: Tensor, scan: ScanWeights, backwards: bool) -> None:
+    """As `carry_by_chunks`, `[G,C,R·D,M]`: a product for many chunks; one by one they would take as long as all else."""
+    group, matrices = scan.within.shape[:2]
+    own, found = (x.unflatten(2, (matrices, -1)).flatten(3) for x in (own, found))  # [G,C,R,D·M]
+    chunks = own.shape[1]
+    starts = range(0, chunks, group)
+    for start in reversed(starts) if backwards else starts:
+        part = slice(start, min(start + group, chunks))
+        size = part.stop - start
+        within = scan.within[:size, :, :size].reshape(size * matrices, -1)
+        total = (within.t() if backwards else within) @ own[:, part].flatten(1, 2)
+        before = part.stop if backwards else start - 1
+        if 0 <= before < chunks:
+            entered = found[:, before]
+            if scan.gain is not None:
+                gain = scan.gain[:size].flip(0).transpose(1, 2) if backwards else scan.gain[:size]
+                total += gain.reshape(size * matrices, -1) @ entered
+            total.unflatten(1, (size, matrices)).add_(entered.unsqueeze(1))
+        found[:, part] = total.unflatten(1, (size, matrices))
+
+
+def with_first(x: Tensor, weights: Tensor) -> Tensor:
+    """`[B,H,C,L,D]`, and it times each of R − 1 weights `[..,L,R-1]` → `[B,H,C,L,R·D]`."""
+    return torch.cat([x, outer(x, weights)], dim=-1)
+
+
+def times(x: Tensor, weights: Tensor, lead: tuple[int, int, int]) -> list[Tensor]:
+    """x `[B·H·C,L,D]` times each of the weights `[..,L,R]`."""
+    x = x.unflatten(0, lead)
+    return [(x * weight).flatten(0, 2) for weight in weights.unsqueeze(-1).unbind(-2)]
+
+
+def cut(x: Tensor, lead: tuple[int, int, int], length: int) -> Tensor:
+    """`[B·H·C,L,D]` → `[B,H,N,D]`."""
+    return x.unflatten(0, lead).flatten(2, 3)[:, :, :length]
