@@ -207,7 +207,7 @@ def distinct(blocks: Iterable[Block], count: int) -> Block:
         ends = np.cumsum(lengths)
         before, kept = len(seen), np.zeros(len(lengths), dtype=bool)
         for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-            digest = hashlib.blake2b(tokens[end - length : end], digest_size=16).digest()
+            digest = digest_of(tokens[end - length : end])
             if digest not in seen and len(seen) < count:
                 seen.add(digest)
                 kept[i] = True
@@ -217,6 +217,11 @@ def distinct(blocks: Iterable[Block], count: int) -> Block:
         if len(seen) == count:
             return Block(*map(np.concatenate, zip(*parts, strict=True)))
     raise AssertionError("the blocks have no end")
+
+
+def digest_of(tokens: np.ndarray) -> bytes:
+    """Sixteen bytes that stand for a sequence."""
+    return hashlib.blake2b(tokens, digest_size=16).digest()
 
 
 def take(block: Block, begin: int, end: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
