@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import shapes_of
+from momentum_fairseq.ops.checks import check_momentum, check_shapes, shapes_of
+from momentum_fairseq.ops.kernel_choice import kernel_for
+from momentum_fairseq.ops.linear_attention import linear_attention
+from momentum_fairseq.ops.momentum_attention import momentum_attention
+from momentum_fairseq.ops.momentum_weights import weights_of_counts
+from momentum_fairseq.ops.noncausal_by_kernel import empty
 
 
 def padding_free_attention(
@@ -22,7 +27,8 @@ def padding_free_attention(
 ) -> Any:
     """What `attention` gives for each of n sequences alone; exact, differentiable, without a loop over the sequences.
 
-    Works through a padded batch `[n,H,L,D]` of the longest sequence's length L: sort very different lengths into batches.
+    Triton's kernels for `momentum_attention` and `linear_attention` read each sequence where it lies. All else works through a
+    padded batch `[n,H,L,D]` of the longest sequence's length L: sort very different lengths into batches.
 
     Args:
         attention: an op of this package on q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` that takes `key_padding_mask`.
@@ -54,6 +60,8 @@ def padding_free_attention(
             f"queries and keys must be of as many sequences, got cu_seqlens of {len(cu_seqlens) - 1} "
             f"and key_cu_seqlens of {len(key_cu_seqlens) - 1}"
         )
+    if attention in (momentum_attention, linear_attention) and kernel_for(q, v) == "triton" and not empty(q, k, v):
+        return attend_by_kernel(attention, q, k, v, (cu_seqlens, key_cu_seqlens), tuple(lengths), **options)
     q_padded, _ = padded(q, cu_seqlens, lengths[0])
     k, padding = padded(k, key_cu_seqlens, lengths[1])
     v, _ = padded(v, key_cu_seqlens, lengths[1])
@@ -64,6 +72,29 @@ def padding_free_attention(
     return unpadded(out, cu_seqlens, q.shape[2]), state
 
 
+def attend_by_kernel(
+    attention: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    most: tuple[int, int],
+    *,
+    eps: float = 1e-6,
+    **numbers: float | Tensor,
+) -> Tensor:
+    """`momentum_attention` with its numbers, or `linear_attention` without, of each sequence."""
+    from momentum_fairseq.ops.kernels.noncausal import attend  # only where triton is installed
+
+    check_shapes(q, k, v, None)
+    if attention is momentum_attention:
+        check_momentum(**numbers, heads=q.shape[1])
+    if any(isinstance(x, Tensor) for x in numbers.values()):
+        after = bounds[1][sequence_of(bounds[1], k.shape[2]) + 1] - torch.arange(k.shape[2], device=k.device)
+        numbers = {"weights": weights_of_counts(after.to(torch.float32), **numbers)}
+    return attend(q, k, v, bounds=bounds, most=most, eps=eps, **numbers)
+
+
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, x: Tensor, max_length: int | None) -> int:
     """The length to fill all sequences of x `[1,H,T,D]` up to; ValueError where `cu_seqlens` doesn't describe them."""
     total = x.shape[2]
@@ -71,9 +102,7 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, x: Tensor, max_length: int |
         raise ValueError(f"{name} must be int32 or int64 [n+1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
     if cu_seqlens.device != x.device:
         raise ValueError(f"{name} must be where q, k and v are, on {x.device}; it is on {cu_seqlens.device}")
-    if max_length is not None and cu_seqlens.device.type != "cpu":
-        return max_length
-    if torch.compiler.is_compiling() and max_length is not None:
+    if max_length is not None and (cu_seqlens.device.type != "cpu" or torch.compiler.is_compiling()):
         return max_length
     bounds = cu_seqlens.tolist()
     lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
@@ -101,7 +130,11 @@ def padded(x: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def unpadded(x: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     """`[n,H,L,M]` → `[1,H,T,M]`."""
-    position = torch.arange(total, device=x.device)
-    sequence = torch.searchsorted(cu_seqlens[1:].to(position.dtype), position, right=True)
-    rows = x.transpose(1, 2)[sequence, position - cu_seqlens[sequence]]  # [T,H,M]
+    sequence = sequence_of(cu_seqlens, total)
+    rows = x.transpose(1, 2)[sequence, torch.arange(total, device=x.device) - cu_seqlens[sequence]]  # [T,H,M]
     return rows.transpose(0, 1).unsqueeze(0)
+
+
+def sequence_of(cu_seqlens: Tensor, total: int) -> Tensor:
+    """The number of the sequence that each position is of, `[T]`."""
+    return torch.searchsorted(cu_seqlens[1:].long(), torch.arange(total, device=cu_seqlens.device), right=True)

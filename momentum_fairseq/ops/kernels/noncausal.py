@@ -170,7 +170,7 @@ def attend(
     if weights is not None:
         weights = weights.float().expand(v.shape[:3])
     most = (q.shape[2], k.shape[2]) if most is None else most
-    bounds = (None, None) if bounds is None else bounds
+    bounds = (None, None) if bounds is None else tuple(x.contiguous() for x in bounds)
     return weighted_attention(
         q, k, v, weights, key_padding_mask, *bounds, *most, float(momentum), float(step_size), eps, mapped
     )[0]
