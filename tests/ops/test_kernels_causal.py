@@ -119,16 +119,17 @@ def test_it_is_the_recurrence_with_tiles_as_they_come():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize(("dim", "value_dim"), [(139, 139), (256, 24), (24, 256)])
+@pytest.mark.parametrize(
+    ("dtype", "dim", "value_dim"),
+    [*((dtype, 139, 139) for dtype in LIMITS), (torch.float32, 256, 24), (torch.bfloat16, 24, 256)],
+)
 def test_it_is_the_recurrence_up_to_256_dimensions(dim, value_dim, dtype):
     assert_is_the_recurrence(inputs(70, dim, value_dim, dtype=dtype, batch=1), None, momentum=0.9, step_size=0.7)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_tiles")
-@pytest.mark.parametrize("momentum", [0.1, 0.6, 0.999])
-@pytest.mark.parametrize("side", ["left", "right", "inside"])
+@pytest.mark.parametrize(("momentum", "side"), [(0.1, "left"), (0.6, "right"), (0.999, "inside")])
 def test_it_is_the_recurrence_for_every_mask_in_segments(momentum, side, monkeypatch):
     split_into(monkeypatch, 2)
     assert_is_the_recurrence(inputs(70), mask_of(70, side), momentum=momentum, step_size=0.7)
