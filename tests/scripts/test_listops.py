@@ -63,7 +63,7 @@ def test_labels_are_the_values_of_the_expressions(drawn):
 def test_expressions_have_more_than_500_and_fewer_than_2000_tokens(drawn):
     _, lengths, _, parsed = drawn
     assert [tree.length for tree in parsed] == lengths.tolist()
-    assert 500 < lengths.min() and lengths.max() < 2000
+    assert lengths.min() > 500 and lengths.max() < 2000
 
 
 def test_expressions_are_operators_of_2_to_10_arguments_nested_at_most_10_deep(drawn):
