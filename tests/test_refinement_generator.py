@@ -199,6 +199,22 @@ def test_one_step_is_the_initial_translation(generator):
     assert (hypothesis["steps"], hypothesis["tokens"].tolist(), len(model.passes)) == (1, A, 1)
 
 
+@pytest.mark.parametrize("attention", ["linear", "momentum"])
+def test_projecting_the_source_changes_no_token(build_model, generator, attention, monkeypatch):
+    model, rows, projected = restless(build_model, attention=attention, connection="adaptive"), sentences(), []
+
+    def counted(source: ops.WeightedSource, weight: Tensor):
+        projected.append(ops.project_source(source, weight))
+        return projected[-1]
+
+    place = "momentum_fairseq.modules.multihead_attention.project_source"
+    monkeypatch.setattr(place, counted)
+    found = tokens(decode(generator(), model, rows))
+    assert any(isinstance(source, ops.ProjectedSource) for source in projected)
+    monkeypatch.setattr(place, lambda source, weight: source)
+    assert found == tokens(decode(generator(), model, rows))
+
+
 def test_an_adaptive_result_is_the_fixed_runs_at_its_first_repetition(build_model, generator):
     model, rows = restless(build_model, connection="adaptive"), sentences()
     fixed = decode(generator(max_steps=12, adaptive=False, retain_history=True), model, rows)

@@ -87,10 +87,10 @@ class AdaptiveMomentumConnection(nn.Module):
 
     Args:
         options: step_size, delta and ratio are used.
-        eps: inside each norm, so that equal outputs, zeros and padding have finite gradients.
+        eps: the least that a norm counts as, so that equal outputs, zeros and padding have finite gradients.
     """
 
-    def __init__(self, options: ConnectionOptions, eps: float = 1e-12) -> None:
+    def __init__(self, options: ConnectionOptions, eps: float = 1e-6) -> None:
         super().__init__()
         self.step_size, self.delta, self.ratio, self.eps = options.step_size, options.delta, options.ratio, eps
 
@@ -106,7 +106,7 @@ class AdaptiveMomentumConnection(nn.Module):
 
     def _norm(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return (torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).square() + self.eps).sqrt()
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp(min=self.eps)
 
 
 CONNECTIONS: dict[str, Callable[[ConnectionOptions], nn.Module]] = {

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
+from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
 
 
 class MultiheadAttention(nn.Module):
@@ -67,13 +68,20 @@ class MultiheadAttention(nn.Module):
         q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
         return self._join(self.attention(q, k, v, key_padding_mask))
 
-    def remember(self, source: Tensor, key_padding_mask: Tensor | None) -> Any:
-        """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`, computed once."""
-        return self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
+    def remember(self, source: Tensor, key_padding_mask: Tensor | None, *, many_queries: bool = False) -> Any:
+        """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`, computed once.
+
+        Where about as many queries as keys come at a time, the output projection may be cheaper on the source than on them.
+        """
+        memory = self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
+        if many_queries and isinstance(memory, WeightedSource):
+            return project_source(memory, self.out_proj.weight)
+        return memory
 
     def recall(self, query: Tensor, memory: Any) -> Tensor:
         """`[B,N,C]` and what `remember` gave → `[B,N,C]`, as `forward` with that source."""
-        return self._join(self.attention.recall(self.project_query(query), memory))
+        out = self.attention.recall(self.project_query(query), memory)
+        return out + self.out_proj.bias if isinstance(memory, ProjectedSource) else self._join(out)
 
     def pattern(self, positions: Tensor, key_padding_mask: Tensor | None) -> Any:
         """What queries and keys `[1,N,C]` or `[B,N,C]` with their mask bool `[B,N]` make of any values, computed once."""

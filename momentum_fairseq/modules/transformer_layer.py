@@ -152,7 +152,8 @@ class DecoderLayer(Layer):
     ) -> LayerMemory:
         """Read an encoder output `[B,S,C]` and target sinusoids `[1,N,C]` with their masks once for all refinement steps."""
         return LayerMemory(
-            self.encoder_attn.remember(source, source_padding), self.positional_attn.pattern(positions, target_padding)
+            self.encoder_attn.remember(source, source_padding, many_queries=True),
+            self.positional_attn.pattern(positions, target_padding),
         )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, memory: LayerMemory, velocities: Velocities) -> Tensor:

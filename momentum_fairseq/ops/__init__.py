@@ -24,7 +24,14 @@ from momentum_fairseq.ops.momentum_attention import (
 )
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
 from momentum_fairseq.ops.softmax_attention import causal_softmax_attention, softmax_attention
-from momentum_fairseq.ops.source_memory import KeysAndValues, WeightedSource, read_source, weighted_source
+from momentum_fairseq.ops.source_memory import (
+    KeysAndValues,
+    ProjectedSource,
+    WeightedSource,
+    project_source,
+    read_source,
+    weighted_source,
+)
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_attention
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "KeysAndValues",
     "LinearState",
     "MomentumState",
+    "ProjectedSource",
     "QueriesAndKeys",
     "WeightedSource",
     "causal_linear_attention",
@@ -46,6 +54,7 @@ __all__ = [
     "linear_pattern",
     "momentum_attention",
     "momentum_attention_step",
+    "project_source",
     "read_source",
     "read_values",
     "recurrent_momentum_attention",

@@ -210,6 +210,22 @@ def test_keeping_the_source_or_the_queries_and_keys_changes_neither_values_nor_g
         assert_same([module.recall(q, module.remember(k, v, mask))], expected[:1])
 
 
+@pytest.mark.parametrize("options", VARIANTS)
+def test_remembering_a_source_for_many_queries_changes_neither_values_nor_gradients(options):
+    module = attention(**options)
+    torch.manual_seed(2)
+    query, source = (torch.randn(3, length, 12, dtype=torch.float64, requires_grad=True) for length in (4, 5))
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[0, :2] = mask[1, 3:] = True
+
+    def results(attend) -> list[torch.Tensor]:
+        out = attend()
+        return [out, *torch.autograd.grad(out.square().sum(), (query, source, *module.out_proj.parameters()))]
+
+    expected = results(lambda: module.recall(query, module.remember(source, mask)))
+    assert_same(results(lambda: module.recall(query, module.remember(source, mask, many_queries=True))), expected)
+
+
 @pytest.mark.parametrize("keys", [5, 40])
 @pytest.mark.parametrize("options", VARIANTS)
 def test_one_row_of_queries_and_keys_serves_the_whole_batch(options, keys):
