@@ -24,6 +24,8 @@ from fairseq.tasks import TASK_REGISTRY
 assert "nat_refinement_loss" in CRITERION_REGISTRY
 assert {"momentum_nat", "momentum_nat_tiny"} <= ARCH_MODEL_REGISTRY.keys()
 assert {"momentum_transformer", "momentum_transformer_tiny"} <= ARCH_MODEL_REGISTRY.keys()
+assert {"lra_classifier", "lra_classifier_listops"} <= ARCH_MODEL_REGISTRY.keys()
+assert "classification_loss" in CRITERION_REGISTRY and "lra" in TASK_REGISTRY
 assert {"momentum_lm", "momentum_lm_tiny", "momentum_lm_copy"} <= ARCH_MODEL_REGISTRY.keys()
 assert {"copy", "translation_nat"} <= TASK_REGISTRY.keys()
 assert "radam" in OPTIMIZER_REGISTRY
@@ -44,8 +46,10 @@ USE = (
 def test_the_names_belong_to_the_plug_in():
     assert TASK_REGISTRY["translation_nat"].__module__ == "momentum_fairseq.tasks.translation_nat"
     assert TASK_REGISTRY["copy"].__module__ == "momentum_fairseq.tasks.copy_task"
-    for model in ("momentum_lm", "momentum_nat", "momentum_transformer"):
+    assert TASK_REGISTRY["lra"].__module__ == "momentum_fairseq.tasks.lra"
+    for model in ("lra_classifier", "momentum_lm", "momentum_nat", "momentum_transformer"):
         assert MODEL_REGISTRY[model].__module__ == f"momentum_fairseq.models.{model}"
+    assert CRITERION_REGISTRY["classification_loss"].__module__ == "momentum_fairseq.criterions.classification_loss"
     assert CRITERION_REGISTRY["nat_refinement_loss"].__module__ == "momentum_fairseq.criterions.nat_refinement_loss"
 
 
