@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fairseq import options
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask
@@ -130,6 +131,13 @@ def test_what_is_no_such_set_is_refused(folder, pairs, tmp_path):
         build(folder, max_positions=0)
     with pytest.raises(ValueError, match="no split 'other'; it has train, dev, test"):
         build(folder).load_dataset("other")
+
+
+def test_an_unknown_set_is_refused_with_the_choices(folder, capsys):
+    line = [str(folder), "--task=lra", "--lra-task=chess", "--arch=lra_classifier_listops"]
+    with pytest.raises(SystemExit):
+        options.parse_args_and_arch(options.get_training_parser(), line)
+    assert "argument --lra-task: invalid choice: 'chess' (choose from 'listops', 'text'" in capsys.readouterr().err
 
 
 def test_a_set_that_says_that_it_is_another_is_refused(tmp_path):

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# On a machine with one GPU: Table 4 by the full protocol, most valuable first, trainings side by side: ListOps for every kind, then
+# Text, Image and Pathfinder; softmax, linear, momentum and adaptive with every seed, other kinds with the first on ListOps alone.
+# Called again, it goes on; it says so when all is done.
+#   bash examples/lra/gpu.sh
+# OUT          folder for what is brought back, 2 files (results/gpu beside this script)
+# TASKS        ("listops text image pathfinder"); RUNS/<task> must stand, carried from elsewhere (prepare_lra.sh makes it)
+# KINDS        with every seed ("softmax linear momentum adaptive")
+# MORE_KINDS   with the first seed on ListOps ("performer linformer reformer nystrom rfa transnormer symmetric_momentum")
+# SEEDS        ("1 2 3")
+# STAGES       what to do, in this order ("train score table")
+# RUNS         folder for data, checkpoints and JSON (runs/lra in the repository)
+# SIZE         paper; tiny, to try things out (paper)
+# MAX_UPDATE, BATCH, PRECISION   see run.sh; MAX_MINUTES a call for the trainings (until two minutes before its end)
+# WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
+source "$ROOT/scripts/gpu_session.sh"
+
+OUT=${OUT:-$ROOT/examples/lra/results/gpu}
+STAGES=${STAGES:-train score table}
+export SIZE=${SIZE:-paper} RUNS=${RUNS:-$ROOT/runs/lra}
+read -ra tasks <<<"${TASKS:-listops text image pathfinder}"
+read -ra kinds <<<"${KINDS:-softmax linear momentum adaptive}"
+read -ra more_kinds <<<"${MORE_KINDS-performer linformer reformer nystrom rfa transnormer symmetric_momentum}"
+read -ra seeds <<<"${SEEDS:-1 2 3}"
+results=$RUNS/gpu-$SIZE
+RUN=$ROOT/examples/lra/run.sh
+start_session
+mkdir -p "$OUT" "$results"
+OUT=$(realpath "$OUT")
+
+# Jobs: a task, a kind and a seed each.
+trainings=()
+for task in "${tasks[@]}"; do
+    [[ -f $RUNS/$task/meta.json ]] || die "RUNS=$RUNS: no $task in it; make it with scripts/prepare_lra.sh, or leave it out of TASKS"
+    for seed in "${seeds[@]}"; do
+        for kind in "${kinds[@]}"; do trainings+=("$task $kind $seed"); done
+    done
+    [[ $task == listops ]] || continue
+    for kind in "${more_kinds[@]}"; do trainings+=("$task $kind ${seeds[0]}"); done
+done
+
+train_one() {
+    local minutes=${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}
+    TASK=$1 ATTENTION=$2 SEED=$3 STAGES=train MAX_MINUTES=$minutes OMP_NUM_THREADS=1 before_deadline bash "$RUN"
+}
+
+score_one() {
+    TASK=$1 ATTENTION=$2 SEED=$3 RESULTS=$results STAGES=score OMP_NUM_THREADS=1 before_deadline bash "$RUN"
+}
+
+train() { side_by_side "$results/logs/train" train_one 150 "${trainings[@]}"; }
+
+# Those of finished trainings alone: the test set is scored once.
+score() {
+    local job words list=()
+    for job in "${trainings[@]}"; do
+        read -ra words <<<"$job"
+        if grep -qs 'num_updates: [0-9]* >= max_update' "$RUNS/$SIZE/${words[0]}/${words[1]}-seed${words[2]}/train.log"; then
+            list+=("$job")
+        fi
+    done
+    side_by_side "$results/logs/score" score_one 60 "${list[@]}"
+}
+
+table() {
+    local files
+    mapfile -t files < <(results_of "$results" "${kinds[@]}" "${more_kinds[@]}")
+    if ((${#files[@]})); then
+        python "$ROOT/scripts/lra_table.py" "${files[@]}" | tee "$OUT/table.md" ||
+            say "table: failed; the JSON files are brought back all the same"
+    fi
+    pack "$OUT/results.tar.gz" "$results"
+    say "gpu: ${#files[@]} of ${#trainings[@]} results in $OUT; $(seconds_left) seconds left"
+}
+
+for stage in $STAGES; do
+    case $stage in
+        train | score | table) "$stage" ;;
+        *) die "STAGES: no stage $stage; there are train, score and table" ;;
+    esac
+done

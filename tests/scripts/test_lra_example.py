@@ -1,0 +1,73 @@
+"""The recipe of Long Range Arena: from data to JSON, a second call that redoes nothing, what it refuses; many on one machine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lra_sets import COUNTS, write_set
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: str, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
+    """A script of the recipe, with the environment that runs the tests."""
+    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "DEVICE": "cpu", **variables}
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    command = ["bash", str(ROOT / "examples" / "lra" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_wrong_settings_are_named(tmp_path):
+    given = {"TASK": "listops", "ATTENTION": "linear", "RUNS": tmp_path}
+    for name, value, message in (
+        ("TASK", "chess", "TASK=chess: must be listops, text, retrieval, image or pathfinder"),
+        ("SIZE", "huge", "SIZE=huge: must be paper, small or tiny"),
+        ("ATTENTION", "", "ATTENTION is not set: name softmax"),
+        ("DEVICE", "tpu", "DEVICE=tpu: must be cpu, cuda or auto"),
+        ("MAX_UPDATE", "0", "MAX_UPDATE=0: must be a whole number, at least 1"),
+        ("MAX_MINUTES", "long", "MAX_MINUTES=long: must be a number"),
+        ("PRECISION", "bf16", "PRECISION=bf16 needs a GPU"),
+        ("PREPARED", tmp_path, "no set in it; make it with scripts/prepare_lra.sh"),
+    ):
+        result = run("run.sh", **{**given, name: value})
+        assert result.returncode != 0 and message in result.stderr, result.stderr
+    refused = run("gpu.sh", RUNS=tmp_path, TASKS="image", OUT=tmp_path / "out")
+    assert f"RUNS={tmp_path}: no image in it; make it with scripts/prepare_lra.sh" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_training_makes_json_and_a_second_call_redoes_nothing(tmp_path):
+    folder = write_set(tmp_path / "set", lengths=(40, 80))
+    places = {"PREPARED": folder, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results"}
+    settings = {**places, "TASK": "listops", "ATTENTION": "adaptive", "SIZE": "tiny", "SEED": 3, "VALIDATE_EVERY": 10}
+    first, second = run("run.sh", **settings), run("run.sh", **settings)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
+    result = json.loads((tmp_path / "results" / "listops" / "adaptive-seed3.json").read_text())
+    assert (result["name"], result["task"], result["seed"], result["max_update"]) == ("adaptive", "listops", 3, 20)
+    assert (result["model"]["attention"], result["model"]["connection"]) == ("momentum", "adaptive")
+    valid, test = result["scores"]
+    assert (valid["examples"], test["examples"]) == (COUNTS["dev"], COUNTS["test"])
+    assert test["accuracy"] == pytest.approx(100 * test["correct"] / COUNTS["test"], abs=1e-4)
+    assert result["data"]["test"]["cut"] > 0 and result["data"]["train"]["count"] == COUNTS["train"]
+    best = max(result["training"]["curve"], key=lambda point: point.get("valid_accuracy", 0))
+    assert best["valid_accuracy"] == pytest.approx(valid["accuracy"], abs=1e-3)
+    assert result["protocol"]["full_updates"] == 5000 and result["protocol"]["full_max_positions"] == 2000
+    assert str(tmp_path) not in json.dumps(result)
+
+
+@pytest.mark.slow
+def test_one_call_makes_the_table_of_several_trainings_side_by_side(tmp_path):
+    write_set(tmp_path / "runs" / "image", lengths=(16, 16))
+    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "TASKS": "image", "CALL_MINUTES": 20}
+    made = run("gpu.sh", **places, KINDS="linear momentum", SEEDS="1", MAX_UPDATE=4, SIDE_BY_SIDE=2)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "2 of 2 results" in made.stdout
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| momentum | " in table and "4 of the protocol's 35,000 updates" in table
+    listing = subprocess.run(["tar", "-tzf", tmp_path / "out" / "results.tar.gz"], capture_output=True, text=True).stdout
+    assert {"./image/linear-seed1.json", "./image/momentum-seed1.json"} <= set(listing.split())
