@@ -1,4 +1,4 @@
-"""Mixtures of discretised logistics: a distribution over 0 … 255, exact at the edges and far out, and a sampler that draws from it."""
+"""Mixtures of discretised logistics: a distribution over 0 … 255, exact at the edges and far out, and a sampler that fits it."""
 
 import math
 
