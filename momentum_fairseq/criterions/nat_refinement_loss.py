@@ -10,10 +10,17 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+# 1 GB in float32, three times that with log-softmax and gradients: no small vocabulary gets there, where blocks are no quicker.
+MOST_LOGITS = 1 << 28
+
 
 @dataclass
 class NatRefinementLossConfig(FairseqDataclass):
     length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
+    most_logits: int = field(
+        default=MOST_LOGITS,
+        metadata={"help": "with more logits than this in all steps of a batch, take the loss by blocks of them"},
+    )
 
 
 @register_criterion("nat_refinement_loss", dataclass=NatRefinementLossConfig)
@@ -24,17 +31,26 @@ class NatRefinementLoss(FairseqCriterion):
     the means hold over all workers and accumulated batches. Losses are natural logarithms, computed in float32.
     """
 
-    def __init__(self, task: Any, length_loss_factor: float) -> None:
+    def __init__(self, task: Any, length_loss_factor: float, most_logits: int = MOST_LOGITS) -> None:
         super().__init__(task)
         if not length_loss_factor >= 0:
             raise ValueError(f"--length-loss-factor must not be negative, got {length_loss_factor}")
-        self.length_loss_factor = length_loss_factor
+        if most_logits < 0:
+            raise ValueError(f"--most-logits must not be negative, got {most_logits}")
+        self.length_loss_factor, self.most_logits = length_loss_factor, most_logits
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss summed over tokens, the number of tokens, and what to log."""
-        output = model(**sample["net_input"], tgt_tokens=sample["target"], step_inputs=sample["step_inputs"])
+        output = model(
+            **sample["net_input"],
+            tgt_tokens=sample["target"],
+            step_inputs=sample["step_inputs"],
+            most_logits=self.most_logits,
+        )
         targets, tokens, sentences = output["targets"], sample["ntokens"], sample["target"].shape[0]
-        step_losses = [F.cross_entropy(logits.float(), targets, reduction="sum") for logits in output["steps"]]
+        step_losses = output.get("step_losses")
+        if step_losses is None:
+            step_losses = [F.cross_entropy(logits.float(), targets, reduction="sum") for logits in output["steps"]]
         length_logits, length_targets = output["length_logits"].float(), output["length_targets"]
         length_loss = F.cross_entropy(length_logits, length_targets, reduction="sum")
         loss = torch.stack(step_losses).sum() + self.length_loss_factor * length_loss * (tokens / sentences)

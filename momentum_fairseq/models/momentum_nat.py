@@ -16,6 +16,7 @@ from momentum_fairseq.models.nat_decoder import DecoderMemory, NatDecoder, unifo
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions
+from momentum_fairseq.ops.blocked_cross_entropy import blocked_cross_entropy
 
 PROJECTION_BLOCK = 1 << 22  # logits in memory at once while decoding: 16 MB in float32; with fewer rows a product is slower
 
@@ -88,7 +89,12 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         return self.cfg.max_source_positions, self.cfg.max_target_positions
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor, tgt_tokens: Tensor, step_inputs: list[Tensor | None]
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        tgt_tokens: Tensor,
+        step_inputs: list[Tensor | None],
+        most_logits: int | None = None,
     ) -> dict[str, Any]:
         """All the predictions that the training loss sums.
 
@@ -97,9 +103,11 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
             tgt_tokens: int64 `[B,N]` without EOS, padding on the right.
             step_inputs: one entry for each refinement step: a corrupted target `[B,N]` (denoising), or None for the model's
                 own previous argmax (latent variable).
+            most_logits: where the steps have more logits than this, they are never in memory together; None = no limit.
 
         Returns:
-            `steps`: for the initial prediction and each refinement, logits `[R,V]` at the R real target tokens;
+            `steps`: for the initial prediction and each refinement, logits `[R,V]` at the R real target tokens; or, above
+            `most_logits`, `step_losses` in their place, the cross-entropy of each summed over the tokens;
             `predictions`: their best words, int64 `[R]` each; `targets`: int64 `[R]`;
             `length_logits` `[B,2·offset+1]`, `length_targets` int64 `[B]`;
             `momentum`: name → mean adaptive β̃, a scalar, for the layers of an adaptive model.
@@ -111,21 +119,30 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         copied = uniform_copy(source, lengths, tgt_tokens.shape[1])
         decoded = self.decoder1(copied, self.decoder1.memory(source, padding_mask))
         momenta = {"encoder": source.momenta, "decoder1": decoded.momenta}
-        logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
-        steps, predictions = [logits], [self._words(logits)]
+        targets, weight = tgt_tokens.flatten()[real], self.output_projection.weight
+        in_blocks = most_logits is not None and (1 + len(step_inputs)) * len(real) * len(weight) > most_logits
+
+        def predict(hidden: Tensor) -> tuple[Tensor, Tensor]:
+            """Logits `[R,V]`, or their loss, and words `[R]`."""
+            rows = hidden.flatten(0, 1)[real]
+            if in_blocks:
+                return blocked_cross_entropy(rows, weight, targets, first_word=self.first_word)
+            logits = self.output_projection(rows)
+            return logits, self._words(logits)
+
+        predicted = [predict(decoded.hidden)]
         memory = self.decoder2.memory(source, padding_mask) if step_inputs else None
         for step_input in step_inputs:
             if step_input is None:
-                step_input = tgt_tokens.flatten().index_copy(0, real, predictions[-1]).view_as(tgt_tokens)
+                step_input = tgt_tokens.flatten().index_copy(0, real, predicted[-1][1]).view_as(tgt_tokens)
             decoded = self.decoder2(self._embed(step_input) + decoded.hidden, memory)
-            logits = self.output_projection(decoded.hidden.flatten(0, 1)[real])
-            steps.append(logits)
-            predictions.append(self._words(logits))
+            predicted.append(predict(decoded.hidden))
             momenta["decoder2"] = decoded.momenta
+        steps, predictions = map(list, zip(*predicted, strict=True))
         return {
-            "steps": steps,
+            "step_losses" if in_blocks else "steps": steps,
             "predictions": predictions,
-            "targets": tgt_tokens.flatten()[real],
+            "targets": targets,
             "length_logits": self.length_predictor(source.layers, source.padding_mask),
             "length_targets": self.length_predictor.target(source.lengths, lengths),
             "momentum": {

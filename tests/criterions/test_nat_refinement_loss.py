@@ -86,6 +86,34 @@ def test_a_negative_length_factor_is_refused(factor):
         NatRefinementLoss(None, factor)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_loss_by_blocks_is_that_of_whole_logits(build_model, shared):
+    results = []
+    for most_logits in (10**9, 0):
+        model, sample = build_model(connection="adaptive", share_all_embeddings=shared).double(), batch(LENGTHS)
+        loss, size, output = NatRefinementLoss(None, 1.0, most_logits)(model, sample)
+        loss.backward()
+        logged = {name: float(value) for name, value in output.items()}
+        results.append((logged, size, {name: parameter.grad for name, parameter in model.named_parameters()}))
+    (logged, size, gradients), (in_blocks, other, blocked) = results
+    assert size == other and in_blocks == pytest.approx(logged, rel=1e-6)
+    torch.testing.assert_close(blocked, gradients, rtol=1e-6, atol=1e-9)  # the criterion's whole logits are in float32
+
+
+def test_blocks_are_taken_above_most_logits_of_all_steps_together(build_model):
+    model, sample = build_model(), batch(LENGTHS)
+    logits = 4 * sample["ntokens"] * model.output_projection.out_features
+    arguments = {**sample["net_input"], "tgt_tokens": sample["target"], "step_inputs": sample["step_inputs"]}
+    assert "step_losses" in model(**arguments, most_logits=logits - 1)
+    for most_logits in (logits, None):
+        assert "steps" in model(**arguments, most_logits=most_logits)
+
+
+def test_a_negative_number_of_logits_is_refused():
+    with pytest.raises(ValueError, match="--most-logits must not be negative, got -1"):
+        NatRefinementLoss(None, 1.0, -1)
+
+
 def logged(outputs: list[dict]) -> dict[str, float]:
     with metrics.aggregate(new_root=True) as meters:
         NatRefinementLoss.reduce_metrics(outputs)
