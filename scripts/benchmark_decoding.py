@@ -2,10 +2,13 @@
 
   python scripts/benchmark_decoding.py --out examples/multi30k_en_de/results/decoding.json
 
-Random weights, lengths given, all steps run: every row does the same work. `momentum, whole logits` projects to [B,N,V] and takes
-the log-softmax at each step, as fairseq's generator does; its tokens must be the same. The share of the projection with argmax
-in the time of `momentum` is measured in a run of its own. Two more rows stop a sentence when its output repeats: in `adaptive
-steps` finished sentences leave the batch, in `none leaves` they are computed on until the last one is finished; same tokens.
+Random weights, lengths given, all steps run: every row does the same work. `fairseq` is fairseq's own
+iterative_nonautoregressive_transformer of the same size through its own generator, which has one decoder, no positional
+attention, no gates, and BOS and EOS in its targets. `momentum, unfused` projects to [B,N,V] and takes the log-softmax at each
+step, as fairseq's generator does, and the output of every cross-attention by itself; its tokens must be the same. The share of
+the projection with argmax in the time of `momentum` is measured in a run of its own. Two more rows stop a sentence when its
+output repeats: in `adaptive steps` finished sentences leave the batch, in `none leaves` they are computed on until the last one
+is finished; same tokens.
 """
 
 import argparse
@@ -16,10 +19,13 @@ from typing import Any
 
 import torch
 from fairseq.data import data_utils
+from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
 from nat_benchmarks import (
+    FAIRSEQ,
     ROWS,
     add_model_arguments,
     choose_device,
+    fairseq_model,
     make_dictionary,
     make_model,
     make_sentences,
@@ -28,12 +34,12 @@ from nat_benchmarks import (
     take_turns,
 )
 from run_record import run_record, write_json
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
 from momentum_fairseq.refinement_generator import RefinementGenerator
 
-WHOLE = "momentum, whole logits"
+UNFUSED = "momentum, unfused"
 ADAPTIVE = "momentum, adaptive steps"
 NONE_LEAVES = "momentum, adaptive steps, none leaves"
 
@@ -43,6 +49,28 @@ def whole_logits(model: MomentumNatModel, hidden: Tensor, padding_mask: Tensor) 
     scores = torch.log_softmax(model.output_projection(hidden), dim=-1)  # [B,N,V]
     words = scores[..., model.first_word :].argmax(-1) + model.first_word
     return words.masked_fill(padding_mask, model.padding_idx)
+
+
+def unfuse(model: MomentumNatModel) -> MomentumNatModel:
+    """The same model without what spares decoding memory and products."""
+    model.best_words = lambda *arguments: whole_logits(model, *arguments)
+    for layer in (*model.decoder1.layers, *model.decoder2.layers):
+        remember = layer.encoder_attn.remember
+        layer.encoder_attn.remember = lambda source, mask, *, many_queries, remember=remember: remember(source, mask)
+    return model
+
+
+class FairseqGenerator:
+    """fairseq's generator with the reference's lengths, to which it adds BOS and EOS; its passes are `max_iter` + 1."""
+
+    def __init__(self, dictionary: Any, model: nn.Module, steps: int) -> None:
+        self.padding = dictionary.pad()
+        self.generator = IterativeRefinementGenerator(dictionary, max_iter=steps - 1, adaptive=False)
+        model.decoder.forward_length_prediction = lambda *_, **__: self.lengths.clone()
+
+    def generate(self, models: list[nn.Module], sample: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        self.lengths = sample["target"].ne(self.padding).sum(1) + 2
+        return self.generator.generate(models, sample)
 
 
 class NoneLeavesGenerator(RefinementGenerator):
@@ -94,41 +122,41 @@ def main() -> None:
     device = choose_device(options)
     dictionary = make_dictionary(options.vocabulary)
     models = {name: make_model(options, dictionary, settings).to(device).eval() for name, settings in ROWS.items()}
-    models[WHOLE] = make_model(options, dictionary, ROWS["momentum"]).to(device).eval()
-    models[WHOLE].best_words = lambda *arguments: whole_logits(models[WHOLE], *arguments)
+    models[FAIRSEQ] = fairseq_model(options, dictionary).to(device).eval()
+    models[UNFUSED] = unfuse(make_model(options, dictionary, ROWS["momentum"]).to(device).eval())
     models[ADAPTIVE] = models[NONE_LEAVES] = models["momentum"]
     fixed = RefinementGenerator(dictionary, max_steps=options.steps, adaptive=False, oracle_length=True)
     generators = {
+        FAIRSEQ: FairseqGenerator(dictionary, models[FAIRSEQ], options.steps),
         ADAPTIVE: RefinementGenerator(dictionary, max_steps=options.steps, oracle_length=True),
         NONE_LEAVES: NoneLeavesGenerator(dictionary, max_steps=options.steps, oracle_length=True),
     }
     rows = []
     for batch in options.batches:
         sources, targets = make_sentences(options, max(batch, 8), dictionary)
-        samples = [
-            {
-                "net_input": {"src_tokens": pad(sources[i : i + batch], dictionary, True).to(device)},
-                "target": pad(targets[i : i + batch], dictionary, False).to(device),
-            }
-            for i in range(0, len(sources), batch)
-        ]
+        samples = []
+        for i in range(0, len(sources), batch):
+            source = pad(sources[i : i + batch], dictionary, True).to(device)
+            net_input = {"src_tokens": source, "src_lengths": source.ne(dictionary.pad()).sum(1)}
+            samples.append({"net_input": net_input, "target": pad(targets[i : i + batch], dictionary, False).to(device)})
 
         def translate(name: str, samples: list[dict[str, Any]] = samples) -> list[list[int]]:
             generator = generators.get(name, fixed)
             hypotheses = [h for sample in samples for h in generator.generate([models[name]], sample)]
             return [hypothesis[0]["tokens"].tolist() for hypothesis in hypotheses]
 
-        if translate(WHOLE) != translate("momentum"):
-            raise SystemExit("error: the blocked projection gives other tokens than the whole one")
+        if translate(UNFUSED) != translate("momentum"):
+            raise SystemExit("error: decoding with whole logits and single projections gives other tokens")
         if translate(NONE_LEAVES) != translate(ADAPTIVE):
             raise SystemExit("error: a sentence's translation depends on whether finished ones leave the batch")
         seconds = take_turns({name: lambda n=name: translate(n) for name in models}, options.runs, device)
         subwords = sum(map(len, targets))
         for name, times in seconds.items():
             result = summary(times, seconds["softmax"], subwords=subwords, sentences=len(sources))
-            rows.append({"batch": batch, "row": name, **result})
+            to_fairseq = summary(times, seconds[FAIRSEQ])["speed_ratio"]
+            rows.append({"batch": batch, "row": name, **result, "speed_ratio_to_fairseq": to_fairseq})
             speed, ratio = result["subwords_per_second"], result["speed_ratio"]
-            print(f"batch {batch:3} {name:38} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax")
+            print(f"batch {batch:3} {name:38} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax  {to_fairseq:.3f} × fairseq")
         share = projection_share(models["momentum"], lambda: translate("momentum"), device)
         next(row for row in rows if (row["batch"], row["row"]) == (batch, "momentum"))["projection_share"] = share
         print(f"batch {batch:3} projection and argmax: {share:.0%} of momentum's time", flush=True)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion
 from fairseq.data import Dictionary, data_utils
-from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
 from nat_benchmarks import (
+    FAIRSEQ,
     ROWS,
     add_model_arguments,
     choose_device,
+    fairseq_model,
     make_dictionary,
     make_model,
     make_sentences,
@@ -33,23 +34,6 @@ from torch import Tensor, nn
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 from momentum_fairseq.ops import corrupt
-
-FAIRSEQ = "fairseq"
-
-
-def fairseq_model(options: argparse.Namespace, dictionary: Dictionary) -> nn.Module:
-    """fairseq's iterative model with the same widths, layers, heads and training steps."""
-    torch.manual_seed(1)
-    args = Namespace(train_step=options.steps, dae_ratio=0.5, share_all_embeddings=True, dropout=0.1, label_smoothing=0.0)
-    for part in ("encoder", "decoder"):
-        setattr(args, f"{part}_embed_dim", options.embed_dim)
-        setattr(args, f"{part}_ffn_embed_dim", options.ffn_dim)
-        setattr(args, f"{part}_layers", options.layers)
-        setattr(args, f"{part}_attention_heads", options.heads)
-    args.max_source_positions = args.max_target_positions = 1024
-    inat_base_architecture(args)
-    task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
-    return IterNATransformerModel.build_model(args, task)
 
 
 def fairseq_sample(source: Tensor, targets: list[Tensor], dictionary: Dictionary) -> dict[str, Any]:
@@ -90,7 +74,7 @@ def main() -> None:
     tokens = sum(map(len, targets))
     special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
 
-    theirs = fairseq_model(options, dictionary).to(device).train()
+    theirs = fairseq_model(options, dictionary, options.steps).to(device).train()
     their_loss = LabelSmoothedDualImitationCriterion(Namespace(target_dictionary=dictionary), label_smoothing=0.0)
     their_sample = to_device(fairseq_sample(source, targets, dictionary), device)
     their_sample["prev_target"] = their_sample["net_input"]["prev_output_tokens"]

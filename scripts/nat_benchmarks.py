@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmark_attention import keep_freed_memory
 from fairseq.data import Dictionary
+from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
 from run_record import hardware
-from torch import Tensor
+from torch import Tensor, nn
 
 from momentum_fairseq.models.momentum_nat import MomentumNatConfig, MomentumNatModel
 
@@ -22,6 +24,7 @@ ROWS = {
     "connection": {"attention": "momentum", "connection": "momentum"},
     "adaptive": {"attention": "momentum", "connection": "adaptive"},
 }
+FAIRSEQ = "fairseq"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +41,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_device(options: argparse.Namespace) -> torch.device:
+    """The device, on a CPU with its threads set and its freed memory kept, as the scripts that train and translate have it."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    return torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
+    if torch.cuda.is_available() and not options.cpu:
+        return torch.device("cuda")
+    keep_freed_memory()
+    return torch.device("cpu")
 
 
 def make_dictionary(words: int) -> Dictionary:
@@ -58,6 +65,21 @@ def make_model(options: argparse.Namespace, dictionary: Dictionary, settings: di
     values |= {"embed_dim": options.embed_dim, "ffn_dim": options.ffn_dim, "layers": options.layers, "heads": options.heads}
     values |= {"max_source_positions": 1024, "max_target_positions": 1024, "share_all_embeddings": True, **settings}
     return MomentumNatModel(Namespace(**values), dictionary, dictionary)
+
+
+def fairseq_model(options: argparse.Namespace, dictionary: Dictionary, train_steps: int = 4) -> nn.Module:
+    """fairseq's iterative model with the same widths, layers and heads."""
+    torch.manual_seed(1)
+    args = Namespace(train_step=train_steps, dae_ratio=0.5, share_all_embeddings=True, dropout=0.1, label_smoothing=0.0)
+    for part in ("encoder", "decoder"):
+        setattr(args, f"{part}_embed_dim", options.embed_dim)
+        setattr(args, f"{part}_ffn_embed_dim", options.ffn_dim)
+        setattr(args, f"{part}_layers", options.layers)
+        setattr(args, f"{part}_attention_heads", options.heads)
+    args.max_source_positions = args.max_target_positions = 1024
+    inat_base_architecture(args)
+    task = Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
+    return IterNATransformerModel.build_model(args, task)
 
 
 def make_sentences(options: argparse.Namespace, sentences: int, dictionary: Dictionary) -> tuple[list[Tensor], list[Tensor]]:
