@@ -39,8 +39,10 @@ def counted_weights(weights, counts, first, last, log_beta, scale, KEYS: tl.cons
         count = tl.load(counts + position, mask=inside, other=0)
     real = inside & (count > 0)
     if weights is not None:
-        return tl.load(weights + position, mask=real, other=0.0), real
-    return tl.where(real, scale * one_minus_power(count, log_beta), 0.0), real
+        w = tl.load(weights + position, mask=real, other=0.0)
+    else:
+        w = tl.where(real, scale * one_minus_power(count, log_beta), 0.0)
+    return w, real
 
 
 @triton.jit

@@ -9,11 +9,11 @@ from momentum_fairseq.ops.kernels.tiles import one_minus_power
 @triton.jit
 def sequence(bounds, b, length):
     """Batch row, first position and length of sequence b: row b of a padded batch, or what `bounds` `[n+1]` cut out of row 0."""
-    if bounds is None:
-        return b, b * 0, length
-    start = tl.minimum(tl.maximum(tl.load(bounds + b), 0), length)
-    end = tl.minimum(tl.maximum(tl.load(bounds + b + 1), start), length)
-    return b * 0, start.to(tl.int64), (end - start).to(tl.int32)
+    row, start = b, b * 0
+    if bounds is not None:
+        row, start = b * 0, tl.minimum(tl.maximum(tl.load(bounds + b), 0), length).to(tl.int64)
+        length = (tl.minimum(tl.maximum(tl.load(bounds + b + 1), start), length) - start).to(tl.int32)
+    return row, start, length
 
 
 @triton.jit
@@ -25,12 +25,12 @@ def head(x, strides, row, h, start):
 @triton.jit
 def count_real(padding, first, last, BLOCK: tl.constexpr):
     """How many of the keys first … last − 1 are real."""
-    if padding is None:
-        return last - first
-    count = first * 0
-    for j in range(first, last, BLOCK):
-        position = j + tl.arange(0, BLOCK)
-        count += tl.sum((tl.load(padding + position, mask=position < last, other=1) == 0).to(tl.int32), 0)
+    count = last - first
+    if padding is not None:
+        count = count * 0
+        for j in range(first, last, BLOCK):
+            position = j + tl.arange(0, BLOCK)
+            count += tl.sum((tl.load(padding + position, mask=position < last, other=1) == 0).to(tl.int32), 0)
     return count
 
 
@@ -46,7 +46,10 @@ def key_weights(weights, padding, first, last, remaining, log_beta, scale, KEYS:
     if padding is not None:
         real = real & (tl.load(padding + position, mask=real, other=1) == 0)
     if weights is not None:
-        return tl.load(weights + position, mask=real, other=0.0), real, remaining
-    one = real.to(tl.int32)
-    count = remaining - tl.cumsum(one, 0) + one
-    return tl.where(real, scale * one_minus_power(count, log_beta), 0.0), real, remaining - tl.sum(one, 0)
+        w = tl.load(weights + position, mask=real, other=0.0)
+    else:
+        one = real.to(tl.int32)
+        count = remaining - tl.cumsum(one, 0) + one
+        w = tl.where(real, scale * one_minus_power(count, log_beta), 0.0)
+        remaining -= tl.sum(one, 0)
+    return w, real, remaining

@@ -45,12 +45,12 @@ def store_rows(ptr, x, first, last, stride, width, ROWS: tl.constexpr, COLUMNS: 
 @triton.jit
 def features(x, first, last, width, MAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """φ(x) = elu(x) + 1 of a tile of `load_rows`, zeros beyond its edges as before; x itself where it is MAPPED already."""
-    if MAPPED:
-        return x
-    row = first + tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    inside = (row[:, None] < last) & (column[None, :] < width)
-    return tl.where(inside, tl.where(x > 0, x + 1, tl.exp(tl.where(x > 0, 0.0, x))), 0.0)
+    if not MAPPED:
+        row = first + tl.arange(0, ROWS)
+        column = tl.arange(0, COLUMNS)
+        inside = (row[:, None] < last) & (column[None, :] < width)
+        x = tl.where(inside, tl.where(x > 0, x + 1, tl.exp(tl.where(x > 0, 0.0, x))), 0.0)
+    return x
 
 
 @triton.jit
