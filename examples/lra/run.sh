@@ -2,7 +2,7 @@
 # One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<ATTENTION>-seed<SEED>.json.
 #   TASK=listops ATTENTION=momentum bash examples/lra/run.sh [fairseq-train's flags]
 # TASK            listops, text, retrieval, image or pathfinder
-# ATTENTION       adaptive (momentum attention in an adaptive connection), or a name that --attention has: softmax, linear, momentum, …
+# ATTENTION       adaptive (momentum attention in an adaptive connection), or a kind that --attention has: softmax, linear, …
 # SIZE            paper: the protocol of Xiong et al. 2021; small: what two cores can train, the same model; tiny, to try things
 #                 out (paper)
 # SEED            of initialisation, batches and dropout (1)
@@ -16,6 +16,7 @@
 # STAGES          what to do (train score)
 # PRECISION       fp32, fp16, bf16 or amp (fp32); all but fp32 need a GPU
 # DEVICE          cpu, cuda, or auto: a GPU where torch sees one (auto)
+# torch's OneCycleLR, which the code of Xiong et al. uses, starts at LR/25 and moves Adam's first beta, too; this schedule doesn't.
 # Momenta and step sizes as in Nguyen et al. 2022, Table 1. The checkpoint of the best dev accuracy is scored on the test set,
 # once. A finished training and a result newer than its checkpoint are left as they are. scripts/lra_table.py makes the table.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
@@ -105,8 +106,8 @@ score() {
     fi
     local cpu=()
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
-    PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" "$PREPARED" "$checkpoint" "$result" --name "$ATTENTION" --batch-size "$BATCH" \
-        --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
+    PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" "$PREPARED" "$checkpoint" "$result" \
+        --name "$ATTENTION" --batch-size "$BATCH" --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
 }
 
 activate
