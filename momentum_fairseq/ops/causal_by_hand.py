@@ -26,7 +26,8 @@ def causal_attention_from_no_state(
     Args:
         scan: of chunks that are weighted alike, in all sentences and heads; else None.
     """
-    if any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
+    empty = 0 in q.shape or 0 in v.shape
+    if empty or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
         return causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0]
     return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps)
 
@@ -222,7 +223,7 @@ def carry_by_chunks(own: Tensor, found: Tensor, gain: Tensor, backwards: bool) -
     """Into `found` `[B,H,C,R·D,M]` the state after each chunk; backwards, its gradient."""
     chunks, matrices = own.shape[2], gain.shape[-1]
     own, found = (x.unflatten(3, (matrices, -1)) for x in (own, found))
-    gain = gain[..., -1, None, None].expand(-1, -1, chunks + 1, -1, -1, -1)  # of the last matrix, the only one that others gain from
+    gain = gain[..., -1, None, None].expand(-1, -1, chunks + 1, -1, -1, -1)  # they gain from the last matrix only
     order = range(chunks - 1, -1, -1) if backwards else range(chunks)
     entered = None
     for chunk in order:

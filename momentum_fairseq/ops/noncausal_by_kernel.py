@@ -24,8 +24,9 @@ def momentum_by_kernel(
     from momentum_fairseq.ops.kernels.noncausal import attend  # only where triton is installed
 
     if isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
-        keys, dtype = k.shape[2], torch.float32
-        weights = momentum_weights(keys, momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
+        # float64: the gradients of β and γ are sums over all keys, which cancel.
+        numbers = {"momentum": momentum, "step_size": step_size, "dtype": torch.float64, "device": v.device}
+        weights = momentum_weights(k.shape[2], key_padding_mask=key_padding_mask, **numbers)
         return attend(q, k, v, weights=weights, key_padding_mask=key_padding_mask, eps=eps)
     return attend(q, k, v, momentum=momentum, step_size=step_size, key_padding_mask=key_padding_mask, eps=eps)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from momentum_fairseq.ops.checks import check_momentum, check_shapes, shapes_of
@@ -91,7 +92,7 @@ def attend_by_kernel(
         check_momentum(**numbers, heads=q.shape[1])
     if any(isinstance(x, Tensor) for x in numbers.values()):
         after = bounds[1][sequence_of(bounds[1], k.shape[2]) + 1] - torch.arange(k.shape[2], device=k.device)
-        numbers = {"weights": weights_of_counts(after.to(torch.float32), **numbers)}
+        numbers = {"weights": weights_of_counts(after.double(), **numbers)}
     return attend(q, k, v, bounds=bounds, most=most, eps=eps, **numbers)
 
 
@@ -122,8 +123,8 @@ def padded(x: Tensor, cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
     start, end = cu_seqlens[:-1, None], cu_seqlens[1:, None]
     position = start + torch.arange(length, device=x.device)
     padding = position >= end
-    rows = x[0].index_select(1, torch.where(padding, 0, position).flatten()) if x.shape[2] else x[0].new_ones(())
-    rows = rows.expand(x.shape[1], padding.numel(), x.shape[3]).unflatten(1, padding.shape).transpose(0, 1)
+    x = x if x.shape[2] else F.pad(x, (0, 0, 0, 1))  # a row to select, which nothing reads
+    rows = x[0].index_select(1, torch.where(padding, 0, position).flatten()).unflatten(1, padding.shape).transpose(0, 1)
     # Ones: of a query of zeros the gradient could be 0/0.
     return torch.where(padding[:, None, :, None], x.new_ones(()), rows), padding
 
