@@ -102,6 +102,10 @@ class LinearAttention(AttentionKind):
         return linear_attention(self.map_query(q), self.map_key(k), v, key_padding_mask=key_padding_mask, eps=self.eps)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        if self.map_query is self.map_key:
+            return causal_linear_attention(
+                q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=self.map_key
+            )
         q, k = self.map_query(q), self.map_key(k)
         return causal_linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps)
 
@@ -184,8 +188,8 @@ class MomentumAttention(AttentionKind):
         return momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        q, k = self.feature_map(q), self.feature_map(k)
-        return causal_momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+        options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
+        return causal_momentum_attention(q, k, v, **options, **self._numbers())
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: MomentumState | None

@@ -1,5 +1,6 @@
 """Linear attention (Katharopoulos et al., "Transformers are RNNs", ICML 2020), weighted for momentum attention."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -57,8 +58,11 @@ def weighted_linear_attention(
     holds.
     """
     elsewhere = weighted_by_kernel(q, k, v, weights, key_padding_mask, eps)
-    if elsewhere is not None:
-        return elsewhere
+    return contract(q, k, v, weights, key_padding_mask, eps) if elsewhere is None else elsewhere
+
+
+def contract(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, eps: float) -> Tensor:
+    """`weighted_linear_attention` by torch's own operations."""
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with no_autocast(q):
@@ -120,6 +124,7 @@ def causal_linear_attention(
     eps: float = 1e-6,
     initial_state: LinearState | None = None,
     return_state: bool = False,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, LinearState]:
     """Σ_{j≤i} (q_i·k_j) v_j / (Σ_{j≤i} q_i·k_j + eps) over the real keys, in time and memory linear in N.
 
@@ -131,6 +136,7 @@ def causal_linear_attention(
         eps: added to the normaliser.
         initial_state: of the keys before the first one; None = there are none.
         return_state: also return the state after the last key.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better, zeros where no real key was seen; with `return_state` a
@@ -145,11 +151,13 @@ def causal_linear_attention(
         check_state(initial_state, LinearState, k, v)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=None, key_padding_mask=key_padding_mask, eps=eps, return_state=return_state,
-        initial_state=None if initial_state is None else (initial_state.s, None, initial_state.z),
+        initial_state=None if initial_state is None else (initial_state.s, None, initial_state.z), feature_map=feature_map,
     )  # fmt: skip
     if elsewhere is not None:
         out, state = elsewhere
         return (out, LinearState(state[0], state[2])) if return_state else out
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)

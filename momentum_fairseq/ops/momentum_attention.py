@@ -1,5 +1,6 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
-from momentum_fairseq.ops.linear_attention import read_state, weighted_linear_attention
+from momentum_fairseq.ops.linear_attention import contract, read_state
 from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights, state_weights, weights_within
 from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
 
@@ -62,7 +63,7 @@ def momentum_attention(
         return elsewhere
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
-    return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps)
+    return contract(q, k, v, weights, key_padding_mask, eps)
 
 
 class MomentumState(NamedTuple):
@@ -91,6 +92,7 @@ def causal_momentum_attention(
     eps: float = 1e-6,
     initial_state: MomentumState | None = None,
     return_state: bool = False,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, MomentumState]:
     """Query i reads the state of the heavy-ball recurrence after key i (Nguyen et al. 2022, Eq. 12 and 13).
 
@@ -109,6 +111,7 @@ def causal_momentum_attention(
         eps: added to the normaliser.
         initial_state: of the keys before the first one; None = there are none.
         return_state: also return the state after the last key.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better, zeros where no real key was seen; with `return_state` a
@@ -124,11 +127,13 @@ def causal_momentum_attention(
         check_state(initial_state, MomentumState, k, v)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=momentum, step_size=step_size, key_padding_mask=key_padding_mask, eps=eps, initial_state=initial_state,
-        return_state=return_state,
+        return_state=return_state, feature_map=feature_map,
     )  # fmt: skip
     if elsewhere is not None:
         out, state = elsewhere
         return (out, MomentumState(*state)) if return_state else out
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)

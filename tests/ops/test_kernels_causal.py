@@ -1,5 +1,7 @@
 """The causal Triton kernels against the float64 oracle: natively where there is a GPU, else in Triton's interpreter."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -13,9 +15,9 @@ from momentum_fairseq.ops import (
     elu_plus_one,
     recurrent_momentum_attention,
 )
+from momentum_fairseq.ops.feature_maps import squared_relu
 from momentum_fairseq.ops.kernel_choice import VARIABLE
 from momentum_fairseq.ops.kernels import causal_launches
-from momentum_fairseq.ops.kernels.causal import causal_attention_by_triton
 from momentum_fairseq.ops.kernels.causal_launches import Tile
 from tests.ops.cases import padding_mask
 
@@ -240,12 +242,21 @@ def test_gradients_of_the_state_alone_reach_keys_values_and_numbers():
 def test_the_feature_map_on_the_way_is_the_feature_map_before(kind, side):
     mask = mask_of(33, side)
     numbers = {"linear": LINEAR, "momentum": {"momentum": 0.9, "step_size": 0.7}}[kind]
-    ours = {**numbers, "momentum": None} if kind == "linear" else numbers
+    attention = causal_linear_attention if kind == "linear" else partial(causal_momentum_attention, **numbers)
     assert_exact(
-        lambda *x: causal_attention_by_triton(*x, key_padding_mask=mask, feature_map=True, **ours)[0],
+        lambda *x: attention(*x, key_padding_mask=mask, feature_map=elu_plus_one),
         lambda q, k, v: recurrent_momentum_attention(elu_plus_one(q), elu_plus_one(k), v, key_padding_mask=mask, **numbers),
         inputs(33, mapped=False),
     )
+
+
+@pytest.mark.parametrize("kernel", ["reference", "torch", "triton"])
+def test_any_feature_map_is_taken_first(kernel, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
+    q, k, v = (x.detach() for x in inputs(9, mapped=False))
+    for attention in (partial(causal_momentum_attention, momentum=0.6, step_size=0.7), causal_linear_attention):
+        expected = attention(squared_relu(q), squared_relu(k), v)
+        assert torch.equal(attention(q, k, v, feature_map=squared_relu), expected)
 
 
 def test_sums_over_large_keys_do_not_overflow_in_float16():

@@ -21,8 +21,8 @@ class Tile(NamedTuple):
 
 
 # By the architecture's major version, then whether operands take 2 bytes, then the largest contracted width. Pinned rather than
-# searched for, so that the first call doesn't take seconds. Chosen by what ptxas says of registers and shared memory; not yet timed
-# on any GPU.
+# searched for, so that the first call doesn't take seconds. Chosen by what ptxas says of registers and shared memory; not yet
+# timed on any GPU.
 HOPPER = {
     True: {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
     False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 2), 256: Tile(16, 32, 8, 1)},
