@@ -1,12 +1,14 @@
 """Time and peak memory of the attention kinds over lengths and dimensions, side by side in one run.
 
   python scripts/benchmark_attention.py                 # 5 minutes on 2 cores; with --quick some seconds, to see it work
+  python scripts/benchmark_attention.py --causal --lengths 64 128 256 512 1024 2048 4096 8192 --dims 32 64 --masks none
   python scripts/benchmark_attention.py --device cuda --dtype bfloat16 --tokens 65536
 
 Time: all kinds get the same q, k, v [B,H,N,D], B·N constant, without and with a key padding mask. The kinds take turns, call by
 call; ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for φ(q) and φ(k), except in
 `momentum+features`, where computing φ from unmapped q and k is timed with it. Memory: the most that torch's allocator held for
-one sentence beyond the inputs. Prints a table, writes attention.json and attention.png into --out.
+one sentence beyond the inputs. Prints a table, writes attention.json and attention.png, or
+causal_attention.json and .png, into --out.
 """
 
 import argparse
@@ -36,28 +38,24 @@ WARM_UP, LEAST_TURNS, MOST_TURNS = 2, 5, 400
 LEAST_TURN_SECONDS = 0.002
 
 
-def softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, numbers: dict[str, float]) -> Tensor:
-    return ops.softmax_attention(q, k, v, key_padding_mask=mask)
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, dict[str, float]], Tensor]
 
 
-def linear(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, numbers: dict[str, float]) -> Tensor:
-    return ops.linear_attention(q, k, v, key_padding_mask=mask)
+def kinds_of(
+    softmax: Callable[..., Tensor], linear: Callable[..., Tensor], momentum: Callable[..., Tensor]
+) -> dict[str, Attention]:
+    """The three ops and momentum with its features, called alike: q, k, v, mask, and β and γ."""
+    phi = ops.elu_plus_one
+    return {
+        "softmax": lambda q, k, v, mask, numbers: softmax(q, k, v, key_padding_mask=mask),
+        "linear": lambda q, k, v, mask, numbers: linear(q, k, v, key_padding_mask=mask),
+        "momentum": lambda q, k, v, mask, numbers: momentum(q, k, v, key_padding_mask=mask, **numbers),
+        "momentum+features": lambda q, k, v, mask, numbers: momentum(phi(q), phi(k), v, key_padding_mask=mask, **numbers),
+    }
 
 
-def momentum(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, numbers: dict[str, float]) -> Tensor:
-    return ops.momentum_attention(q, k, v, key_padding_mask=mask, **numbers)
-
-
-def momentum_with_features(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, numbers: dict[str, float]) -> Tensor:
-    return momentum(ops.elu_plus_one(q), ops.elu_plus_one(k), v, mask, numbers)
-
-
-KINDS = {
-    "softmax": softmax,
-    "linear": linear,
-    "momentum": momentum,
-    "momentum+features": momentum_with_features,
-}
+KINDS = kinds_of(ops.softmax_attention, ops.linear_attention, ops.momentum_attention)
+CAUSAL_KINDS = kinds_of(ops.causal_softmax_attention, ops.causal_linear_attention, ops.causal_momentum_attention)
 
 
 class Inputs(NamedTuple):
@@ -81,10 +79,9 @@ def make_inputs(options: argparse.Namespace, batch: int, length: int, dim: int, 
     return Inputs(*tensors, padding if mask == "padded" else None, direction.to(options.device, options.torch_dtype))
 
 
-def make_call(kind: str, inputs: Inputs, pass_: str, numbers: dict[str, float]) -> Callable[[], Any]:
-    """One forward, or forward and backward, of the kind."""
+def make_call(attention: Attention, inputs: Inputs, pass_: str, numbers: dict[str, float]) -> Callable[[], Any]:
+    """One forward, or forward and backward, of a kind of attention."""
     q, k, v, mask, direction = inputs
-    attention = KINDS[kind]
 
     def forward() -> Tensor:
         with torch.no_grad():
@@ -106,13 +103,16 @@ def seconds_per_call(call: Callable[[], Any], repeats: int, synchronise: Callabl
 
 
 def time_side_by_side(
-    calls: dict[str, Callable[[], Any]], seconds: float, synchronise: Callable[[], None]
+    calls: dict[str, Callable[[], Any]],
+    seconds: float,
+    synchronise: Callable[[], None],
+    least_turn_seconds: float = LEAST_TURN_SECONDS,
 ) -> dict[str, dict[str, float]]:
     """Median, minimum and interquartile range in ms of calls that take turns, and their ratios to the baseline."""
     repeats = {}
     for kind, call in calls.items():
         warm = min(seconds_per_call(call, 1, synchronise) for _ in range(WARM_UP))
-        repeats[kind] = max(1, round(LEAST_TURN_SECONDS / warm))
+        repeats[kind] = max(1, round(least_turn_seconds / warm))
     times: dict[str, list[float]] = {kind: [] for kind in calls}
     end = time.perf_counter() + seconds
     order = list(calls)
@@ -176,7 +176,7 @@ def keep_freed_memory() -> bool:
 
 def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[dict[str, Any]]:
     synchronise = partial(torch.cuda.synchronize, options.device) if options.device.type == "cuda" else lambda: None
-    rows = []
+    attentions, rows = CAUSAL_KINDS if options.causal else KINDS, []
     for pass_ in options.passes:
         for mask in options.masks:
             for dim in options.dims:
@@ -184,7 +184,7 @@ def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[di
                 for length in options.lengths:
                     batch = max(1, options.tokens // length)
                     inputs = make_inputs(options, batch, length, dim, mask, pass_)
-                    calls = {kind: make_call(kind, inputs, pass_, numbers) for kind in options.kinds}
+                    calls = {kind: make_call(attentions[kind], inputs, pass_, numbers) for kind in options.kinds}
                     results = time_side_by_side(calls, options.seconds, synchronise)
                     print(f"{length:6} {batch:5}{cells(results)}", flush=True)
                     place = {"pass": pass_, "mask": mask, "dim": dim, "length": length, "batch": batch}
@@ -207,14 +207,14 @@ def cells(results: dict[str, dict[str, float]]) -> str:
 
 
 def run_memory(options: argparse.Namespace, numbers: dict[str, float]) -> list[dict[str, Any]]:
-    rows = []
+    attentions, rows = CAUSAL_KINDS if options.causal else KINDS, []
     for pass_ in options.passes:
         for dim in options.dims:
             for kind in options.kinds:
                 peaks = []
                 for length in options.lengths:
                     inputs = make_inputs(options, 1, length, dim, "none", pass_)
-                    peaks.append(peak_bytes(make_call(kind, inputs, pass_, numbers), options.device))
+                    peaks.append(peak_bytes(make_call(attentions[kind], inputs, pass_, numbers), options.device))
                 place = {"pass": pass_, "dim": dim, "kind": kind, "batch": 1}
                 rows.append({**place, "lengths": options.lengths, "peak_bytes": peaks})
                 rows[-1]["r_squared_against_length"] = r_squared(options.lengths, peaks)
@@ -268,6 +268,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dims", nargs="+", type=positive, default=[32, 64, 139], help="D = M of a head (default: 32 64 139)")
     add("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="(default: both)")
     add("--masks", nargs="+", choices=MASKS, default=list(MASKS), help="key padding mask (default: both)")
+    add("--causal", action="store_true", help="every query reads the keys up to its own only")
     add("--heads", type=positive, default=2, help="H (default: 2, the paper's)")
     add("--tokens", type=positive, default=4096, help="B·N: the batch is this over N, at least 1 (default: 4096)")
     add("--momentum", type=float, default=0.6, help="β (default: 0.6)")
@@ -332,17 +333,19 @@ def main() -> None:
         "dtype": options.dtype,
         "heads": options.heads,
         "tokens": options.tokens,
+        "causal": options.causal,
         **numbers,
         "freed_memory_kept": kept,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "times": times,
         "memory": memory,
     }
-    write_json(options.out / "attention.json", record)
-    print(f"\nwritten: {options.out / 'attention.json'}")
+    path = options.out / ("causal_attention.json" if options.causal else "attention.json")
+    write_json(path, record)
+    print(f"\nwritten: {path}")
     try:
-        plot(record, options.out / "attention.png")
-        print(f"written: {options.out / 'attention.png'}")
+        plot(record, path.with_suffix(".png"))
+        print(f"written: {path.with_suffix('.png')}")
     except ModuleNotFoundError as error:
         print(f"no plot: {error.name} is not installed")
 

@@ -1,6 +1,7 @@
 """What one more word costs against its position: step-by-step decoding with softmax, linear and momentum attention, in one run.
 
   python scripts/benchmark_autoregressive.py            # a minute on 2 cores; with --quick some seconds, to see it work
+  python scripts/benchmark_autoregressive.py --kinds linear momentum --positions 64 1024 4096 16384
   python scripts/benchmark_autoregressive.py --device cuda --dtype bfloat16
 
 Whole models with random weights take the step that predicts the word after position N, from the state that N − 1 words left
@@ -26,6 +27,7 @@ from benchmark_attention import (
     BASELINE,
     LEAST_TURNS,
     MOST_TURNS,
+    check_place,
     keep_freed_memory,
     peak_bytes,
     positive,
@@ -177,18 +179,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     options.positions.sort()
     if options.embed_dim % options.heads:
         parser.error(f"--embed-dim {options.embed_dim} is not a multiple of --heads {options.heads}")
-    try:
-        options.device = torch.device(options.device)
-        torch.zeros(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
-    if options.device.type not in ("cpu", "cuda"):
-        parser.error(f"--device {options.device}: peak memory is measured on cpu and cuda only")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out {options.out}: {error.strerror}")
-    options.torch_dtype = getattr(torch, options.dtype)
+    check_place(parser, options)
     return options
 
 

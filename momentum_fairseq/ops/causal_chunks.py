@@ -157,9 +157,7 @@ def plain_scan(dtype: torch.dtype, device: torch.device) -> ScanWeights:
         return ScanWeights(torch.ones(GROUP, GROUP, dtype=dtype, device=device).tril_().reshape(GROUP, 1, GROUP, 1), None)
 
 
-def in_full_precision(
-    q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def in_full_precision(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v in the dtype to sum in, float32 or better, with zeros for padding keys and values."""
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)

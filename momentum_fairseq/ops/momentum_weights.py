@@ -12,6 +12,7 @@ from momentum_fairseq.ops.causal_chunks import GROUP, ScanWeights, StateWeights
 
 T = TypeVar("T")
 
+
 def momentum_weights(
     keys: int,
     momentum: float | Tensor,
@@ -144,9 +145,7 @@ def scan_weights(
 
 
 @lru_cache(maxsize=64)
-def fixed_scan_weights(
-    size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device
-) -> ScanWeights:
+def fixed_scan_weights(size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> ScanWeights:
     """The same, kept."""
     with torch.inference_mode(False):
         count = torch.arange(0, (GROUP + 1) * size, size, dtype=torch.float64, device=device)

@@ -1,0 +1,119 @@
+"""The passes written by hand against the recorded form, and what only they could get wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from momentum_fairseq.ops import causal_by_hand, causal_chunks, causal_linear_attention, causal_momentum_attention
+from momentum_fairseq.ops.causal_chunks import number_of_chunks
+from tests.ops.cases import assert_same, inputs, padding_mask, value_and_gradients
+
+ATTENTIONS = {
+    "linear": causal_linear_attention,
+    "momentum": lambda q, k, v, **more: causal_momentum_attention(q, k, v, momentum=0.9, step_size=0.7, **more),
+}
+
+
+@pytest.fixture(params=ATTENTIONS)
+def attention(request):
+    return ATTENTIONS[request.param]
+
+
+@pytest.fixture(params=[False, True], ids=["no padding", "padding"])
+def masked(request):
+    return request.param
+
+
+@pytest.fixture(params=["rows", "chunks"])
+def _several(request, monkeypatch):
+    """Sequences of 23 positions in several steps of either kind."""
+    monkeypatch.setattr(causal_by_hand, "ROWS", 5)
+    monkeypatch.setattr(causal_chunks, "CHUNK", 64 if request.param == "rows" else 4)
+    assert (number_of_chunks(23, 2, 2, matrices=2) == 1) == (request.param == "rows")
+
+
+@pytest.mark.usefixtures("_several")
+def test_it_is_the_recorded_form_which_serves_where_the_state_is_asked_for(attention, masked):
+    q, k, v = inputs(23, 23, dim=2, value_dim=2)
+    mask = padding_mask(3, 23, "both") if masked else None
+    ours = value_and_gradients(lambda: attention(q, k, v, key_padding_mask=mask), q, k, v)
+    recorded = value_and_gradients(lambda: attention(q, k, v, key_padding_mask=mask, return_state=True)[0], q, k, v)
+    assert_same(ours, recorded)
+
+
+@pytest.mark.usefixtures("_several")
+def test_gradcheck_once_and_twice(attention, masked):
+    leaves = inputs(23, 23, batch=2, heads=1, dim=2, value_dim=2)
+    mask = padding_mask(2, 23, "left") if masked else None
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, key_padding_mask=mask), leaves)
+    assert torch.autograd.gradgradcheck(lambda *x: attention(*x, key_padding_mask=mask), leaves, fast_mode=True)
+
+
+@pytest.mark.usefixtures("_several")
+def test_a_gradient_is_taken_of_those_inputs_only_that_ask_for_one(attention):
+    q, k, v = inputs(23, 23, dim=2, value_dim=2)
+    whole = torch.autograd.grad(attention(q, k, v).square().sum(), (q, k, v))
+    for i, name in enumerate("qkv"):
+        leaves = [x.detach() for x in (q, k, v)]
+        leaves[i].requires_grad_()
+        for create_graph in (False, True):
+            (own,) = torch.autograd.grad(attention(*leaves).square().sum(), leaves[i], create_graph=create_graph)
+            torch.testing.assert_close(own, whole[i], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_two_runs_are_equal_bit_for_bit(attention, masked):
+    leaves = inputs(300, 300, dim=32, value_dim=32, dtype=torch.float32)
+    mask = padding_mask(3, 300, "right") if masked else None
+    first, second = (value_and_gradients(lambda: attention(*leaves, key_padding_mask=mask), *leaves) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 16])
+def test_the_state_is_carried_over_groups_of_chunks_as_over_one_after_the_other(attention, groups, monkeypatch):
+    monkeypatch.setattr(causal_chunks, "CHUNK", 2)
+    q, k, v = inputs(2 * 16 * groups + 3, 2 * 16 * groups + 3, batch=1)
+    no_padding = torch.zeros(1, k.shape[2], dtype=torch.bool)  # a mask makes the chunks differ
+    grouped, single = (
+        value_and_gradients(lambda mask=mask: attention(q, k, v, key_padding_mask=mask), q, k, v) for mask in (None, no_padding)
+    )
+    assert_same(grouped, single)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.9, 0.999, 0.99999])
+def test_the_error_of_float32_gradients_does_not_grow_with_the_momentum(momentum):
+    leaves = inputs(2048, 2048, batch=1, dim=32, value_dim=32, dtype=torch.float32)
+    doubles = [x.detach().double().requires_grad_() for x in leaves]
+    ours, exact = (
+        value_and_gradients(lambda x=x: causal_momentum_attention(*x, momentum=momentum, step_size=1.0), *x)
+        for x in (leaves, doubles)
+    )
+    for mine, other in zip(ours, exact, strict=True):
+        assert ((mine.double() - other).norm() / other.norm()).item() <= 1e-6
+
+
+COMPILED = """
+import torch
+from momentum_fairseq.ops import causal_momentum_attention, momentum_attention
+from tests.ops.cases import inputs
+
+class Both(torch.nn.Module):
+    def forward(self, q, k, v):
+        numbers = {"momentum": 0.9, "step_size": 0.7}
+        return causal_momentum_attention(q, k, v, **numbers) + momentum_attention(q, k, v, **numbers)
+
+for length in (100, 300):
+    leaves = inputs(length, length, batch=1, dim=16, value_dim=16, dtype=torch.float32)
+    results = []
+    for module in (Both(), torch.compile(Both(), fullgraph=True, backend=BACKEND)):
+        out = module(*leaves)
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for eager, compiled in zip(*results):
+        torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_a_module_that_uses_it_is_one_graph_to_torch_compile():
+    result = subprocess.run([sys.executable, "-c", COMPILED.replace("BACKEND", '"aot_eager"')], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
