@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from parallel_text import InputError
+from PIL import Image
 from run_record import run_record, write_json
 from sequence_sets import digest_of, run_step
 
@@ -70,14 +71,9 @@ def contact_sheet(split: LabelledSequences, columns: int = 12) -> np.ndarray:
 
 def save_sheet(path: Path, sheet: np.ndarray, zoom: int = 2) -> None:
     """Write a PNG whole or not at all."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import image
-
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.imsave(part, np.kron(sheet, np.ones((zoom, zoom))), cmap="gray", vmin=0, vmax=255, format="png")
+    Image.fromarray(np.kron(sheet, np.ones((zoom, zoom), dtype=np.uint8))).save(part, format="PNG", optimize=True)
     part.replace(path)
 
 

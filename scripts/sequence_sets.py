@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -139,7 +140,7 @@ def generate_set(
         make: the block of a number, `block` examples; a function that processes can be given.
 
     Raises:
-        InputError: there are not as many distinct examples.
+        InputError: there are not as many distinct examples; a process was killed.
     """
     if stands(out, settings):
         return
@@ -147,8 +148,11 @@ def generate_set(
     claim(shards, settings)
     total = sum(settings["counts"])
     first = range(-(-total // block))
-    with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(make_shard, itertools.repeat(shards), first, itertools.repeat(make)))
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            list(pool.map(make_shard, itertools.repeat(shards), first, itertools.repeat(make)))
+    except BrokenProcessPool:
+        raise InputError(f"{shards}: a process was killed (out of memory?); run again to go on, with fewer --workers") from None
     whole = distinct(read_shards(shards, make), total)
     splits, begin = {}, 0
     for split, count in sorted(zip(SPLITS, settings["counts"], strict=True), key=lambda item: SPLITS[::-1].index(item[0])):
