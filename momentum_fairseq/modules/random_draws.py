@@ -1,6 +1,7 @@
 """Random numbers of a module that are drawn anew in the course of a training, and stay the same otherwise."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import torch
@@ -46,4 +47,6 @@ class RandomDraws(nn.Module):
         self.values.copy_(self._numbers())
 
     def _numbers(self) -> Tensor:
-        return self.draw(torch.Generator().manual_seed(int(self.seed) + 2**31 * int(self.number)))
+        # torch's generator on the CPU reads 32 bits of its seed; Random makes them of all of its own.
+        seed = Random(f"{int(self.seed)} {int(self.number)}").getrandbits(32)
+        return self.draw(torch.Generator().manual_seed(seed))
