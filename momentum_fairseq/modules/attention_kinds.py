@@ -49,6 +49,7 @@ from momentum_fairseq.ops import (
 from momentum_fairseq.ops.checks import check_momentum
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.performer_attention import orthogonal_directions, positive_key_features, positive_query_features
+from momentum_fairseq.ops.scaled_momentum_step import ScaledMomentumState, plain_state, scaled_momentum_step_
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
 __all__ = ["ATTENTION_KINDS", "AttentionKind", "AttentionOptions", "AttentionPlace", "AttentionSizes", "lookup"]
@@ -192,17 +193,24 @@ class MomentumAttention(AttentionKind):
         return causal_momentum_attention(q, k, v, **options, **self._numbers())
 
     def step(
-        self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: MomentumState | None
-    ) -> tuple[Tensor, MomentumState]:
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_padding_mask: Tensor | None,
+        state: MomentumState | ScaledMomentumState | None,
+    ) -> tuple[Tensor, MomentumState | ScaledMomentumState]:
         q, k, numbers = self.feature_map(q), self.feature_map(k), self._numbers()
         if key_padding_mask is None and q.shape[2] == 1:
-            in_place = not torch.is_grad_enabled()
-            out, state = momentum_attention_step(
-                q.squeeze(2), k.squeeze(2), v.squeeze(2), state, in_place=in_place, **numbers
-            )
+            one, in_place = (q.squeeze(2), k.squeeze(2), v.squeeze(2)), not torch.is_grad_enabled()
+            if state is not None and in_place and self.fixed and v.device.type == "cpu" and v.dtype == state.s.dtype == q.dtype:
+                scaled = state if isinstance(state, ScaledMomentumState) else ScaledMomentumState.of(state)
+                out, state = scaled_momentum_step_(*one, scaled, **numbers)
+            else:
+                out, state = momentum_attention_step(*one, plain_state(state), in_place=in_place, **numbers)
             return out.unsqueeze(2), state
         return causal_momentum_attention(
-            q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True, **numbers
+            q, k, v, key_padding_mask=key_padding_mask, initial_state=plain_state(state), return_state=True, **numbers
         )
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
