@@ -3,9 +3,10 @@
   python scripts/benchmark_kinds.py --threads 2                    # 10 minutes on 2 cores; with --quick some seconds
   python scripts/benchmark_kinds.py --device cuda --dtype bfloat16 --lengths 1024 2048 4096 8192 16384 32768
 
-One sequence, forward and backward. `attention` is one self-attention with its projections, `stack` a stack of layers with
-feed-forwards, of Long Range Arena's sizes both. The kinds take turns; what would take too long or not fit into memory, if it grew
-with the square of the length, is left out and named. Prints a table, writes kinds.json and kinds.png into --out.
+One sequence, forward and backward, at Long Range Arena's sizes. `kind` is what a kind does with projected queries, keys and
+values, feature maps included; `attention` is self-attention with its projections; `stack` is layers with feed-forwards. The kinds
+take turns; what would take too long or not fit into memory, if it grew with the square of the length, is left out and named.
+Prints a table, writes kinds.json and kinds.png into --out.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, EncoderL
 from momentum_fairseq.modules.attention_kinds import AttentionPlace
 from momentum_fairseq.modules.transformer_layer import Velocities
 
-PARTS = ("attention", "stack")
+PARTS = ("kind", "attention", "stack")
+LEAST_TURN_SECONDS = 0.05
 TURNS = 7  # the calls of a kind that is measured at all: two to warm up, five for the median
 
 
@@ -53,28 +55,30 @@ class Stack(nn.Module):
         return x
 
 
-class Attention(nn.Module):
+def attention_of(options: LayerOptions) -> MultiheadAttention:
     """One self-attention."""
-
-    def __init__(self, options: LayerOptions) -> None:
-        super().__init__()
-        self.attention = MultiheadAttention(options.embed_dim, options.num_heads, options.attention, self_attention=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x)
+    return MultiheadAttention(options.embed_dim, options.num_heads, options.attention, self_attention=True)
 
 
 def make_call(options: argparse.Namespace, part: str, kind: str, length: int) -> Callable[[], Any]:
-    """One forward and backward of the kind, on an input that takes a gradient as a layer's does."""
+    """One forward and backward of the kind, on inputs that take gradients as a layer's do."""
     torch.manual_seed(0)
     attention = AttentionOptions(kind=kind, place=AttentionPlace(max_length=length))
     sizes = {"embed_dim": options.embed_dim, "ffn_dim": 2 * options.embed_dim, "num_heads": options.heads}
     layer = LayerOptions(**sizes, dropout=0.0, normalize_before=True, feed_forward="residual", attention=attention)
-    module = Stack(layer, options.layers) if part == "stack" else Attention(layer)
-    module = module.to(options.device, options.torch_dtype)
-    x = torch.randn(1, length, options.embed_dim).to(options.device, options.torch_dtype).requires_grad_()
-    leaves = [x, *module.parameters()]
-    return lambda: torch.autograd.grad(module(x).sum(), leaves)
+    where = {"device": options.device, "dtype": options.torch_dtype}
+    module = (Stack(layer, options.layers) if part == "stack" else attention_of(layer)).to(**where)
+    if part == "kind":
+        module, shape = module.attention, (1, options.heads, length, options.embed_dim // options.heads)
+        inputs = [torch.randn(shape).to(**where).requires_grad_() for _ in range(3)]
+        if module.shares_queries_and_keys:
+            inputs[1] = inputs[0]
+        function = partial(module, *inputs, None)
+    else:
+        inputs = [torch.randn(1, length, options.embed_dim).to(**where).requires_grad_()]
+        function = partial(module, *inputs * (3 if part == "attention" else 1))
+    leaves = list({id(leaf): leaf for leaf in (*inputs, *module.parameters())}.values())
+    return lambda: torch.autograd.grad(function().sum(), leaves)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -110,7 +114,7 @@ def measure(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]
                 print(f"left out: {part} {kind} at N = {length}: {reason}")
             else:
                 calls[kind] = make_call(options, part, kind, length)
-        times = time_side_by_side(calls, options.seconds, synchronise)
+        times = time_side_by_side(calls, options.seconds, synchronise, LEAST_TURN_SECONDS)
         for kind, call in calls.items():
             speed = {"steps_per_second": 1e3 / times[kind]["median_ms"], "peak_bytes": peak_bytes(call, options.device)}
             last[kind] = {"part": part, "kind": kind, "length": length, **speed, **times[kind]}
@@ -148,7 +152,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--kinds", nargs="+", choices=list(ATTENTION_KINDS), default=list(ATTENTION_KINDS), help="(default: all)")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: both)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)")
     add("--lengths", nargs="+", type=positive, default=[2**i for i in range(10, 15)], help="N (default: 1024 … 16384)")
     add("--embed-dim", type=positive, default=64, help="width (default: 64)")
     add("--heads", type=positive, default=2, help="H (default: 2)")
