@@ -21,7 +21,15 @@ from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state,
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    eps: float = 1e-6,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Σ_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps) over the real keys, not causal.
 
     Args:
@@ -30,6 +38,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tenso
         v: values `[B,H,S,M]`.
         key_padding_mask: bool `[B,S]`, True = padding.
         eps: added to the normaliser.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
@@ -38,6 +47,11 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tenso
         ValueError: shapes that disagree.
     """
     check_shapes(q, k, v, key_padding_mask)
+    if feature_map is not None:
+        elsewhere = weighted_by_kernel(q, k, v, None, key_padding_mask, eps, feature_map)
+        if elsewhere is not None:
+            return elsewhere
+        q, k = feature_map(q), feature_map(k)
     return weighted_linear_attention(q, k, v, None, key_padding_mask, eps)
 
 
@@ -175,7 +189,14 @@ def causal_linear_attention(
 
 
 def linear_attention_step(
-    q: Tensor, k: Tensor, v: Tensor, state: LinearState | None, *, eps: float = 1e-6, in_place: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: LinearState | None,
+    *,
+    eps: float = 1e-6,
+    in_place: bool = False,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, LinearState]:
     """One more position of causal linear attention, in time and memory that don't depend on the prefix.
 
@@ -186,6 +207,7 @@ def linear_attention_step(
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
         in_place: write the new state over the given one, which saves the time to get new memory.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
@@ -198,10 +220,12 @@ def linear_attention_step(
     if state is not None:
         check_state(state, LinearState, k, v)
     triple = None if state is None else (state.s, None, state.z)
-    elsewhere = step_by_kernel(q, k, v, triple, momentum=None, eps=eps, in_place=in_place)
+    elsewhere = step_by_kernel(q, k, v, triple, momentum=None, eps=eps, in_place=in_place, feature_map=feature_map)
     if elsewhere is not None:
         out, (s, _, z) = elsewhere
         return out, LinearState(s, z)
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)

@@ -33,6 +33,7 @@ def momentum_attention(
     step_size: float | Tensor,
     key_padding_mask: Tensor | None = None,
     eps: float = 1e-6,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Every query reads the last state of the heavy-ball recurrence (Nguyen et al. 2022, Eq. 14).
 
@@ -48,6 +49,7 @@ def momentum_attention(
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,S]`, True = padding, on either side.
         eps: added to the normaliser.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
@@ -58,9 +60,11 @@ def momentum_attention(
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
     numbers = {"momentum": momentum, "step_size": step_size}
-    elsewhere = momentum_by_kernel(q, k, v, key_padding_mask=key_padding_mask, eps=eps, **numbers)
+    elsewhere = momentum_by_kernel(q, k, v, key_padding_mask=key_padding_mask, eps=eps, feature_map=feature_map, **numbers)
     if elsewhere is not None:
         return elsewhere
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
     return contract(q, k, v, weights, key_padding_mask, eps)
@@ -171,6 +175,7 @@ def momentum_attention_step(
     step_size: float | Tensor,
     eps: float = 1e-6,
     in_place: bool = False,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, MomentumState]:
     """One more position of causal momentum attention, in time and memory that don't depend on the prefix (Eq. 12).
 
@@ -183,6 +188,7 @@ def momentum_attention_step(
         state: of the positions before; None = there are none.
         eps: added to the normaliser.
         in_place: write the new state over the given one, which saves the time to get new memory.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,M]` in v's dtype, and the new state.
@@ -196,10 +202,12 @@ def momentum_attention_step(
     if state is not None:
         check_state(state, MomentumState, k, v)
     numbers = {"momentum": momentum, "step_size": step_size}
-    elsewhere = step_by_kernel(q, k, v, state, eps=eps, in_place=in_place, **numbers)
+    elsewhere = step_by_kernel(q, k, v, state, eps=eps, in_place=in_place, feature_map=feature_map, **numbers)
     if elsewhere is not None:
         out, state = elsewhere
         return out, MomentumState(*state)
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v)

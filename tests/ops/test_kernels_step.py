@@ -107,7 +107,9 @@ def test_the_feature_map_may_be_taken_on_the_way_and_the_output_written_to_a_buf
     numbers = dict(momentum=0.9, step_size=0.7)
     given, _ = step_kernel.step(q, k, v, None, mapped=False, out=out, **numbers)
     expected, _ = momentum_attention_step(elu_plus_one(q), elu_plus_one(k), v, None, **numbers)
+    fused, _ = momentum_attention_step(q, k, v, None, feature_map=elu_plus_one, **numbers)
     assert given is out
+    assert torch.equal(fused, out)
     torch.testing.assert_close(out, expected)
 
 
