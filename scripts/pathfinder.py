@@ -5,6 +5,9 @@ behind each paddle, by angles Δ of density ∝ cos²(continuity · Δ), |Δ| < 
 middle, `seed_distance` apart, and grow in turn; shorter contours, the distractors, fill what is left. Between any two paddles
 that don't follow each other in a contour there are two margins. The markers are discs, one on the start of a contour, the other
 on the far end of the same contour (label 1) or of the other one (label 0).
+
+Other than in the published generator, paddles have real coordinates instead of whole ones, pixels are means of the supersampled
+ones, and the distance between the markers is made independent of the label; see `place_markers`.
 """
 
 from dataclasses import dataclass
