@@ -102,7 +102,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     if options.benchmark:
         return run_benchmark(options, device)
-    overrides = {"data": str(options.data) if options.data else None, "skip_checksums": options.skip_checksums}
+    overrides = {"data": str(options.data)} if options.data else {}
+    overrides |= {"skip_checksums": True} if options.skip_checksums else {}
     loaded = load_image_model(options.checkpoint, device, overrides)
     generator, start = torch.Generator(device).manual_seed(options.seed), time.perf_counter()
     try:

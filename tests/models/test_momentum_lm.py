@@ -32,7 +32,7 @@ def build(dictionary: Dictionary) -> Build:
     def build(seed: int = 1, **values: Any) -> MomentumLmModel:
         torch.manual_seed(seed)
         tiny = {"embed_dim": 12, "ffn_dim": 16, "layers": 2, "heads": 2, "dropout": 0.0}
-        limits = {"max_target_positions": None, "tokens_per_sample": 64}
+        limits = {"max_source_positions": None, "max_target_positions": None, "tokens_per_sample": 64}
         return MomentumLmModel(MomentumLmConfig(**{**tiny, **limits, **values}), dictionary, dictionary).eval()
 
     return build

@@ -121,7 +121,7 @@ def test_every_sequence_is_in_some_batch():
 def test_the_loss_and_the_accuracy_are_those_of_the_second_word():
     task, (batch, *_) = build(), batches(build())
     size = {"embed_dim": 12, "ffn_dim": 16, "layers": 1, "heads": 2, "dropout": 0.0}
-    cfg = MomentumLmConfig(**size, max_target_positions=16, tokens_per_sample=16)
+    cfg = MomentumLmConfig(**size, max_source_positions=16, max_target_positions=16, tokens_per_sample=16)
     torch.manual_seed(1)
     model = MomentumLmModel(cfg, task.source_dictionary, task.target_dictionary).eval()
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.0, report_accuracy=True)
