@@ -7,7 +7,7 @@ that don't follow each other in a contour there are two margins. The markers are
 on the far end of the same contour (label 1) or of the other one (label 0).
 
 Other than in the published generator, paddles have real coordinates instead of whole ones, pixels are means of the supersampled
-ones, and the distance between the markers is made independent of the label; see `place_markers`.
+ones, and the markers' places are made independent of the label; see `place_markers`.
 """
 
 from dataclasses import dataclass
@@ -182,12 +182,14 @@ def draw_distractors(
     return grown, images
 
 
-def place_markers(random: np.random.Generator, contours: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Marks the ends of contours `[n,2·contour,4]` so that their distance tells nothing.
+def place_markers(
+    random: np.random.Generator, contours: np.ndarray, scene: Scene
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Marks the ends of contours `[n,2·contour,4]` so that the markers' places tell nothing.
 
     One marker is on the start of a contour, the other on the far end of the same (label 1) or of the other contour (0). The far
-    ends of one's own contour are not quite as far away as those of the other, so images are kept in pairs, one of each label,
-    whose distances are the same to the pixel; those left over are dropped.
+    end of one's own contour is not quite where that of the other would be, so images are kept in pairs, one of each label, in
+    which the markers form the same triangle with the middle of the image, to a pixel or two; those left over are dropped.
 
     Returns:
         The numbers of the images kept, `[m]`, pairs side by side in random order; the markers `[m,2,2]`; the labels `[m]`.
@@ -195,15 +197,22 @@ def place_markers(random: np.random.Generator, contours: np.ndarray) -> tuple[np
     own = random.integers(0, 2, len(contours))
     left, labels, pairs = np.arange(len(contours)), np.arange(len(contours)) % 2, []
     for _ in range(LABELLINGS):
-        markers = markers_of(contours, own, labels)
-        pixels = np.floor(np.linalg.norm(markers[:, 0] - markers[:, 1], axis=-1))[left]
-        for distance in np.unique(pixels):
-            of_label = (left[(pixels == distance) & (labels[left] == label)] for label in (0, 1))
+        triangles = triangles_of(markers_of(contours, own, labels)[left], scene)
+        _, kinds = np.unique(triangles, axis=0, return_inverse=True)
+        for kind in range(kinds.max(initial=-1) + 1):
+            of_label = (left[(kinds == kind) & (labels[left] == label)] for label in (0, 1))
             pairs += zip(*of_label, strict=False)
         left = np.setdiff1d(left, pairs)
         labels[left] = 1 - labels[left]
     kept = random.permuted(random.permutation(np.array(pairs, dtype=int).reshape(-1, 2)), axis=1).ravel()
     return kept, markers_of(contours, own, labels)[kept], labels[kept]
+
+
+def triangles_of(markers: np.ndarray, scene: Scene) -> np.ndarray:
+    """Of markers `[n,2,2]`: their distance, in pixels, and those of the first and of their middle from the image's, in two."""
+    apart = np.linalg.norm(markers[:, 0] - markers[:, 1], axis=-1)
+    first, middle = (np.linalg.norm(points - scene.size / 2, axis=-1) for points in (markers[:, 0], markers.mean(1)))
+    return np.floor(np.stack([apart, first / 2, middle / 2], 1)).astype(int)
 
 
 def markers_of(contours: np.ndarray, own: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -251,8 +260,8 @@ def draw(random: np.random.Generator, pairs: int, scene: Scene) -> tuple[np.ndar
     parts, found = [], 0
     while found < pairs:
         # Of ten images begun, in one both contours find room.
-        contours = draw_contours(random, 24 * (pairs - found) + 500, scene)
-        kept, markers, labels = (part[: 2 * (pairs - found)] for part in place_markers(random, contours))
+        contours = draw_contours(random, 26 * (pairs - found) + 500, scene)
+        kept, markers, labels = (part[: 2 * (pairs - found)] for part in place_markers(random, contours, scene))
         paddles = add_distractors(random, contours[kept], scene)
         parts.append((render(paddles, markers, scene), labels))
         found += len(kept) // 2

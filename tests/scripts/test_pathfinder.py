@@ -26,7 +26,7 @@ def contours() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def marked(contours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return pathfinder.place_markers(np.random.default_rng(2), contours)
+    return pathfinder.place_markers(np.random.default_rng(2), contours, SCENE)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +127,17 @@ def test_a_contour_ends_at_both_markers_where_the_label_is_1_and_at_one_where_it
         assert (own == far) == bool(label)
 
 
-def test_every_two_images_are_one_of_each_label_with_markers_as_far_apart(contours, marked):
+def test_every_two_images_are_one_of_each_label_with_markers_in_the_same_triangle_with_the_middle(contours, marked):
     kept, markers, labels = marked
     assert (labels.reshape(-1, 2).sum(1) == 1).all()
     assert 0.3 < labels[::2].mean() < 0.7, "in random order"
-    pixels = np.floor(np.linalg.norm(markers[:, 0] - markers[:, 1], axis=-1)).reshape(-1, 2)
-    assert (pixels[:, 0] == pixels[:, 1]).all()
-    assert len(set(kept.tolist())) == len(kept) > 0.8 * len(contours)
+    one, other = (markers[first::2] - SCENE.size / 2 for first in (0, 1))
+    distance, start, middle = (
+        abs(np.linalg.norm(side(one), axis=-1) - np.linalg.norm(side(other), axis=-1)).max()
+        for side in (lambda m: m[:, 0] - m[:, 1], lambda m: m[:, 0], lambda m: m.mean(1))
+    )
+    assert distance < 1 and start < 2 and middle < 2
+    assert len(set(kept.tolist())) == len(kept) > 0.5 * len(contours)
 
 
 def features(images: np.ndarray) -> dict[str, np.ndarray]:
