@@ -1,6 +1,6 @@
 """Score a model of images: bits per dimension of the test set, and the training's curve → JSON.
 
-  python scripts/score_images.py runs/images/mnist-small/momentum-seed1/checkpoint_last.pt DATA --out momentum-seed1.json
+  python scripts/score_images.py runs/images/mnist-small/momentum-seed1/checkpoint_best.pt DATA --out momentum-seed1.json
 
 DATA is the folder of the images. --images N scores N of them, drawn once and for all (as --scored-images of the task); 0: all.
 """

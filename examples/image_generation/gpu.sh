@@ -60,7 +60,7 @@ of_trained() {
     local job words list=()
     for job in "${trainings[@]}"; do
         read -ra words <<<"$job"
-        [[ ! -f $RUNS/$DATASET-$SIZE/${words[0]}-seed${words[1]}/checkpoint_last.pt ]] || list+=("$job")
+        [[ ! -f $RUNS/$DATASET-$SIZE/${words[0]}-seed${words[1]}/checkpoint_best.pt ]] || list+=("$job")
     done
     side_by_side "$1" "$2" 60 "${list[@]}"
 }

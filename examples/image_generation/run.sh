@@ -16,7 +16,8 @@
 #             and 4)
 # TEST_IMAGES images of the test set that are scored, drawn once and for all; 0: all (0 paper, 1000 small, 4 tiny)
 # DEVICE      cpu, cuda, or auto: a GPU where torch sees one (auto)
-# Momenta and step sizes as in Table 1. A finished training and a result newer than its checkpoint are left as they are.
+# Momenta and step sizes as in Table 1. What is scored and drawn with is the checkpoint that is best on the held-out images. A
+# finished training and a result newer than its checkpoint are left as they are.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 DATASET=${DATASET:-mnist}
@@ -66,7 +67,7 @@ device=(--num-workers 2) here=()
 
 name=$ROW-seed$SEED
 model=$RUNS/$DATASET-$SIZE/$name
-last=$model/checkpoint_last.pt
+best=$model/checkpoint_best.pt  # of the held-out images
 result=$RESULTS/$name.json
 picture=$RESULTS/$name.png
 
@@ -86,22 +87,23 @@ train() {
 }
 
 score() {
-    [[ -f $last ]] || die "no $last; train first"
-    if [[ $result -nt $last ]]; then
+    [[ -f $best ]] || die "no $best; train first"
+    if [[ $result -nt $best ]]; then
         say "images: $result stands, nothing to do"
         return
     fi
-    PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$last" "$DATA" --images "$TEST_IMAGES" --name "$ROW" \
+    PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" --images "$TEST_IMAGES" --name "$ROW" \
         --out "$result" "${here[@]}"
 }
 
 draw() {
-    [[ -f $last ]] || die "no $last; train first"
-    if [[ $picture -nt $last ]]; then
+    [[ -f $best ]] || die "no $best; train first"
+    if [[ $picture -nt $best ]]; then
         say "images: $picture stands, nothing to do"
         return
     fi
-    PYTHONWARNINGS=ignore python "$ROOT/scripts/generate_images.py" "$last" --data "$DATA" --seed "$SEED" --out "$picture" "${here[@]}"
+    PYTHONWARNINGS=ignore python "$ROOT/scripts/generate_images.py" "$best" --data "$DATA" --seed "$SEED" \
+        --out "$picture" "${here[@]}"
 }
 
 for stage in $STAGES; do

@@ -49,7 +49,7 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
     first = run(*flags, **places)
     assert first.returncode == 0, first.stdout + first.stderr
     record = json.loads((results / "adaptive-seed1.json").read_text())
-    assert (record["name"], record["updates"], record["scores"][0]["images"]) == ("adaptive", 20, 4)
+    assert (record["name"], record["max_update"], record["scores"][0]["images"]) == ("adaptive", 20, 4)
     assert 3 < record["scores"][0]["bits_per_dim"] < 8.5 and record["lossy"] is False
     assert record["curve"][-1]["valid_loss"] < record["curve"][0]["loss"]
     assert record["model"]["connection"] == "adaptive" and record["model"]["attention_momentum"] == 0.6
@@ -58,8 +58,8 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
     second = run(*flags, **places)
     assert second.stdout.count("nothing to do") == 3
     assert script("plot_images.py", results).returncode == 0
-    assert "| adaptive | 1 | 20 |" in (results / "table.md").read_text()
-    checkpoint = runs / "mnist-tiny" / "adaptive-seed1" / "checkpoint_last.pt"
+    assert "| adaptive | 1 |" in (results / "table.md").read_text()
+    checkpoint = runs / "mnist-tiny" / "adaptive-seed1" / "checkpoint_best.pt"
     long = script("generate_images.py", checkpoint, "--data", data, "--known", 785, "--out", tmp_path / "x.png", "--cpu")
     assert long.returncode == 1 and "--known 785: the prompt is longer than the image, which has 784 values" in long.stderr
     assert not (tmp_path / "x.png").exists()
