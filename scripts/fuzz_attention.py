@@ -239,6 +239,8 @@ def values_of(function: Callable[..., Tensor], leaves: list[Tensor], dtype: torc
     out = out if rows is None else torch.where(rows, out, 0)
     if not leaves[0].requires_grad:
         return [out]
+    if out.numel() == 0:  # of nothing the recurrence has no gradients
+        return [out.detach(), *(torch.zeros_like(x) for x in leaves)]
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, direction, materialize_grads=True)]
 
