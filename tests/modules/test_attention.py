@@ -210,20 +210,14 @@ def test_keeping_the_source_or_the_queries_and_keys_changes_neither_values_nor_g
         assert_same([module.recall(q, module.remember(k, v, mask))], expected[:1])
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("options", VARIANTS)
-def test_remembering_a_source_for_many_queries_changes_neither_values_nor_gradients(options):
+def test_remembering_a_source_for_many_queries_changes_nothing(options):
     module = attention(**options)
-    torch.manual_seed(2)
-    query, source = (torch.randn(3, length, 12, dtype=torch.float64, requires_grad=True) for length in (4, 5))
-    mask = torch.zeros(3, 5, dtype=torch.bool)
-    mask[0, :2] = mask[1, 3:] = True
-
-    def results(attend) -> list[torch.Tensor]:
-        out = attend()
-        return [out, *torch.autograd.grad(out.square().sum(), (query, source, *module.out_proj.parameters()))]
-
-    expected = results(lambda: module.recall(query, module.remember(source, mask)))
-    assert_same(results(lambda: module.recall(query, module.remember(source, mask, many_queries=True))), expected)
+    query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
+    mask = torch.tensor([[True, False], [False, True], [False, False]])
+    expected = module.recall(query, module.remember(source, mask))
+    assert_same([module.recall(query, module.remember(source, mask, many_queries=True))], [expected])
 
 
 @pytest.mark.parametrize("keys", [5, 40])
