@@ -9,12 +9,21 @@ def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
     return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
 
 
+def check_types(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless the three are on one device, real floating, and q and k of one dtype; v may have its own."""
+    if not q.device == k.device == v.device:
+        raise ValueError(f"q, k and v must be on one device; got q on {q.device}, k on {k.device}, v on {v.device}")
+    if q.dtype != k.dtype or not (q.is_floating_point() and v.is_floating_point()):
+        raise ValueError(f"q and k must be of one floating dtype, v of any; got q {q.dtype}, k {k.dtype}, v {v.dtype}")
+
+
 def check_shapes(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> None:
-    """Raise ValueError unless q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` and the mask is bool `[B,S]`."""
+    """Raise ValueError unless q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` and the mask is bool `[B,S]`, as `check_types`."""
     if not q.dim() == k.dim() == v.dim() == 4:
         raise ValueError(f"attention takes q [B,H,N,D], k [B,H,S,D], v [B,H,S,M]; got {shapes_of(q, k, v)}")
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q [B,H,N,D], k [B,H,S,D] and v [B,H,S,M] disagree; got {shapes_of(q, k, v)}")
+    check_types(q, k, v)
     if key_padding_mask is None:
         return
     if key_padding_mask.dtype != torch.bool or tuple(key_padding_mask.shape) != (k.shape[0], k.shape[2]):
@@ -22,6 +31,8 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | Non
             f"key_padding_mask must be bool [B,S] = [{k.shape[0]},{k.shape[2]}], True = padding; "
             f"got {key_padding_mask.dtype} {tuple(key_padding_mask.shape)}"
         )
+    if key_padding_mask.device != k.device:
+        raise ValueError(f"key_padding_mask must be on k's device {k.device}, got {key_padding_mask.device}")
 
 
 def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: int) -> None:
@@ -48,6 +59,7 @@ def check_step(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError unless q `[B,H,D]`, k `[B,H,D]` and v `[B,H,M]` are of one position."""
     if not (q.dim() == v.dim() == 3 and q.shape == k.shape and k.shape[:2] == v.shape[:2]):
         raise ValueError(f"a step takes q [B,H,D], k [B,H,D], v [B,H,M] of one position; got {shapes_of(q, k, v)}")
+    check_types(q, k, v)
 
 
 def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor) -> None:
@@ -62,3 +74,5 @@ def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor) -> 
         expected = sums if name == kind._fields[-1] else (*sums, v.shape[-1])
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{kind.__name__}.{name} must be {list(expected)} to go with k and v, got {list(tensor.shape)}")
+        if tensor.device != k.device:
+            raise ValueError(f"{kind.__name__}.{name} must be on k's device {k.device}, got {tensor.device}")

@@ -44,7 +44,7 @@ def linear_attention(
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: shapes, dtypes or devices that disagree.
     """
     check_shapes(q, k, v, key_padding_mask)
     if feature_map is not None:
@@ -157,7 +157,7 @@ def causal_linear_attention(
         pair of it and the state.
 
     Raises:
-        ValueError: shapes that disagree, N != S, or a state of other shapes.
+        ValueError: shapes, dtypes or devices that disagree, N != S, or a state of other shapes.
     """
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
@@ -213,7 +213,7 @@ def linear_attention_step(
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: shapes, dtypes or devices that disagree.
         RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)

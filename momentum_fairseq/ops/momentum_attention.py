@@ -55,7 +55,7 @@ def momentum_attention(
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree; a number β outside [0, 1) or γ <= 0.
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
@@ -122,7 +122,7 @@ def causal_momentum_attention(
         pair of it and the state.
 
     Raises:
-        ValueError: shapes that disagree, N != S, a state of other shapes; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree, N != S, a state of other shapes; a number β outside [0, 1) or γ <= 0.
     """
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
@@ -194,7 +194,7 @@ def momentum_attention_step(
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
-        ValueError: shapes that disagree; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree; a number β outside [0, 1) or γ <= 0.
         RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)

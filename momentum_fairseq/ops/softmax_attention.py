@@ -18,7 +18,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tens
         `[B,H,N,M]`.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: shapes, dtypes or devices that disagree.
     """
     check_shapes(q, k, v, key_padding_mask)
     if key_padding_mask is None:
@@ -41,7 +41,7 @@ def causal_softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mas
         `[B,H,N,M]`.
 
     Raises:
-        ValueError: shapes that disagree, or more queries than keys.
+        ValueError: shapes, dtypes or devices that disagree, or more queries than keys.
     """
     check_shapes(q, k, v, key_padding_mask)
     queries, keys = q.shape[2], k.shape[2]
