@@ -21,7 +21,7 @@ def call(monkeypatch, *arguments):
 
 
 def test_all_forms_are_the_recurrence_on_random_cases():
-    forms = fuzz_attention.fuzz(range(100), seed=1, kernel_share=0.04 if fuzz_attention.HAS_TRITON else 0)
+    forms = fuzz_attention.fuzz(range(100), seed=2, kernel_share=0.04 if fuzz_attention.HAS_TRITON else 0)
     assert {name: form.failures for name, form in forms.items() if form.failures} == {}
     assert {"causal", "causal in pieces", "step by step", "linear order", "without padding"} <= forms.keys()
     assert not fuzz_attention.HAS_TRITON or forms.keys() >= KERNEL_FORMS
