@@ -57,6 +57,23 @@ def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_causal_run_times_attention_that_reads_no_later_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import benchmark_attention
+
+    arguments = ["--quick", "--causal", "--kinds", "softmax", "momentum", "--out", str(tmp_path)]
+    options = benchmark_attention.parse_arguments(arguments)
+    numbers = {"momentum": 0.6, "step_size": 1.0}
+    inputs = benchmark_attention.make_inputs(options, 2, 8, 16, "none", "forward")
+    for kind in options.kinds:
+        out = benchmark_attention.make_call(benchmark_attention.CAUSAL_KINDS[kind], inputs, "forward", numbers)()
+        inputs.v[:, :, -1] += 1
+        after = benchmark_attention.make_call(benchmark_attention.CAUSAL_KINDS[kind], inputs, "forward", numbers)()
+        assert out[:, :, :-1].equal(after[:, :, :-1]) and not out[:, :, -1].equal(after[:, :, -1])
+    rows = benchmark_attention.run_times(options, numbers)
+    assert {row["kind"] for row in rows} == {"softmax", "momentum"}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
