@@ -27,7 +27,9 @@ assert {"momentum_transformer", "momentum_transformer_tiny"} <= ARCH_MODEL_REGIS
 assert {"lra_classifier", "lra_classifier_listops"} <= ARCH_MODEL_REGISTRY.keys()
 assert "classification_loss" in CRITERION_REGISTRY and "lra" in TASK_REGISTRY
 assert {"momentum_lm", "momentum_lm_tiny", "momentum_lm_copy"} <= ARCH_MODEL_REGISTRY.keys()
-assert {"copy", "translation_nat"} <= TASK_REGISTRY.keys()
+assert {"momentum_lm_mnist", "momentum_lm_cifar10"} <= ARCH_MODEL_REGISTRY.keys()
+assert "logistic_mixture_loss" in CRITERION_REGISTRY
+assert {"copy", "image_generation", "translation_nat"} <= TASK_REGISTRY.keys()
 assert "radam" in OPTIMIZER_REGISTRY
 import momentum_fairseq
 from momentum_fairseq.models.momentum_lm import MomentumLmModel

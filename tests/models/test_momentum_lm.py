@@ -1,5 +1,6 @@
 """The language model: step by step it gives what it gives for whole sequences; presets and checkpoints."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from fairseq import models, options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import setup_task
 from torch import Tensor
@@ -139,6 +140,28 @@ def test_input_and_output_embeddings_are_shared_by_flag(build, flag):
 def test_an_output_dictionary_of_its_own_is_refused(build, dictionary):
     with pytest.raises(ValueError, match="reads, 44 of them, not 4; leave --output-dictionary-size off"):
         MomentumLmModel(build().cfg, dictionary, Dictionary())
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "attention", "connection"),
+    [("momentum_lm_mnist", 8, (0.6, 0.9), (0.1, 0.99)), ("momentum_lm_cifar10", 16, (0.1, 0.9), (0.1, 0.9))],
+)
+def test_the_presets_of_images_have_the_papers_sizes_and_numbers(preset, layers, attention, connection):
+    values = Namespace()
+    ARCH_CONFIG_REGISTRY[preset](values)
+    sizes = (values.layers, values.embed_dim, values.heads, values.ffn_dim, values.mixture_components)
+    assert sizes == (layers, 256, 8, 1024, 10)
+    assert (values.attention_momentum, values.attention_step_size) == attention
+    assert (values.connection_momentum, values.connection_step_size) == connection
+
+
+@pytest.mark.parametrize("attention", CAUSAL_KINDS)
+def test_a_step_gives_what_forward_gives_for_its_last_position(build, attention):
+    model, tokens, state = build(attention=attention, connection="adaptive").double(), pad(sequences(8, 8), 9, False), {}
+    with torch.inference_mode():
+        model(tokens[:, :3], incremental_state=state)
+        found = torch.stack([model.decoder.step(tokens[:, i], state) for i in range(3, 9)], dim=1)
+        torch.testing.assert_close(found, model(tokens)[0][:, 3:], rtol=0, atol=1e-10)
 
 
 def test_a_state_loads_into_an_equal_model_of_any_length_and_no_other(build):
