@@ -1,8 +1,9 @@
 """Which implementation of an attention op runs: the loop of the reference, torch's own operations, or Triton kernels.
 
 MOMENTUM_FAIRSEQ_KERNEL=reference|torch|triton in the environment settles it. Without it, tensors on a CUDA device that the
-kernels take go to Triton and all others to torch. TRITON_INTERPRET=1, set before triton is first imported, lets Triton run on
-a CPU, slowly.
+kernels take go to Triton and all others to torch; so does float32 where torch may not use TF32, since Triton multiplies exact
+float32 numbers without tensor cores, in more registers than there are. TRITON_INTERPRET=1, set before triton is first imported,
+lets Triton run on a CPU, slowly.
 """
 
 import os
@@ -26,7 +27,8 @@ def kernel_for(q: Tensor, v: Tensor) -> str:
     """
     choice = os.environ.get(VARIABLE, "")
     if choice == "":
-        return "triton" if q.device.type == "cuda" and why_not_triton(q, v) is None else "torch"
+        exact = torch.float32 in (q.dtype, v.dtype) and not torch.backends.cuda.matmul.allow_tf32
+        return "triton" if q.device.type == "cuda" and not exact and why_not_triton(q, v) is None else "torch"
     if choice not in KERNELS:
         raise ValueError(f"{VARIABLE}={choice}: choose from {', '.join(KERNELS)}, or leave it unset")
     if choice == "triton":

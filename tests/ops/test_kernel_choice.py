@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,24 @@ def test_unset_or_empty_tensors_on_a_cpu_go_to_torch(value, monkeypatch):
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)
     assert kernel_for(*tensors()) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "tf32", "kernel"),
+    [
+        (torch.bfloat16, 256, False, "triton"),
+        (torch.float16, 64, False, "triton"),
+        (torch.float32, 64, True, "triton"),
+        (torch.float32, 64, False, "torch"),
+        (torch.float64, 64, True, "torch"),
+        (torch.bfloat16, 257, False, "torch"),
+    ],
+)
+def test_unset_tensors_on_a_gpu_go_to_triton_where_tensor_cores_can_multiply_them(dtype, dim, tf32, kernel, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=tf32))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 1, 4, dim))
+    assert kernel_for(on_gpu, on_gpu) == kernel
 
 
 def test_an_unknown_name_is_refused_with_the_choices(monkeypatch):
