@@ -100,7 +100,10 @@ class LinearAttention(AttentionKind):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
-        return linear_attention(self.map_query(q), self.map_key(k), v, key_padding_mask=key_padding_mask, eps=self.eps)
+        options = {"key_padding_mask": key_padding_mask, "eps": self.eps}
+        if self.map_query is self.map_key:
+            return linear_attention(q, k, v, feature_map=self.map_key, **options)
+        return linear_attention(self.map_query(q), self.map_key(k), v, **options)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if self.map_query is self.map_key:
@@ -185,8 +188,8 @@ class MomentumAttention(AttentionKind):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
-        q, k = self.feature_map(q), self.feature_map(k)
-        return momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+        options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
+        return momentum_attention(q, k, v, **options, **self._numbers())
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
@@ -200,17 +203,20 @@ class MomentumAttention(AttentionKind):
         key_padding_mask: Tensor | None,
         state: MomentumState | ScaledMomentumState | None,
     ) -> tuple[Tensor, MomentumState | ScaledMomentumState]:
-        q, k, numbers = self.feature_map(q), self.feature_map(k), self._numbers()
+        numbers = self._numbers()
         if key_padding_mask is None and q.shape[2] == 1:
             one, in_place = (q.squeeze(2), k.squeeze(2), v.squeeze(2)), not torch.is_grad_enabled()
             if state is not None and in_place and self.fixed and v.device.type == "cpu" and v.dtype == state.s.dtype == q.dtype:
                 scaled = state if isinstance(state, ScaledMomentumState) else ScaledMomentumState.of(state)
-                out, state = scaled_momentum_step_(*one, scaled, **numbers)
+                q, k, v = one
+                out, state = scaled_momentum_step_(self.feature_map(q), self.feature_map(k), v, scaled, **numbers)
             else:
-                out, state = momentum_attention_step(*one, plain_state(state), in_place=in_place, **numbers)
+                options = {"in_place": in_place, "feature_map": self.feature_map}
+                out, state = momentum_attention_step(*one, plain_state(state), **options, **numbers)
             return out.unsqueeze(2), state
+        options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
         return causal_momentum_attention(
-            q, k, v, key_padding_mask=key_padding_mask, initial_state=plain_state(state), return_state=True, **numbers
+            q, k, v, initial_state=plain_state(state), return_state=True, **options, **numbers
         )
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:

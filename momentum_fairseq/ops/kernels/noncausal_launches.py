@@ -129,13 +129,13 @@ def launch_linear_gradients(
     p, (q, k, v) = problem, (problem.q, problem.k, problem.v)
     heads, dim, value_dim = q.shape[1], q.shape[3], v.shape[3]
     shares, dstates, dsums = torch.empty_like(inverse), torch.empty_like(states), torch.empty_like(sums)
-    tiles = linear_tiles(p, p.most_queries, "ROWS")
+    tiles = linear_tiles(p, p.most_queries, "ROWS", STATE_TILE // 2)
     query_gradients[(p.programs, triton.cdiv(p.most_queries, tiles["ROWS"]))](
         g, q, out, inverse, states, sums, p.query_bounds, dq, shares,
         g.stride(), q.stride(), out.stride(), dq.stride(), heads, q.shape[2], dim, value_dim, **p.options(**tiles),
     )  # fmt: skip
     sum_up(p, q, g, inverse, shares, None, p.query_bounds, p.most_queries, (0.0, 1.0), dstates, dsums)
-    counts, tiles = counts_of(p.padding), linear_tiles(p, p.most_keys, "KEYS")
+    counts, tiles = counts_of(p.padding), linear_tiles(p, p.most_keys, "KEYS", STATE_TILE // 2)
     key_gradients[(p.programs, triton.cdiv(p.most_keys, tiles["KEYS"]))](
         k, v, p.weights, counts, dstates, dsums, p.key_bounds, dk, dv, dw,
         k.stride(), v.stride(), dk.stride(), dv.stride(), strides(p.weights), stride_of_rows(counts),
@@ -167,10 +167,10 @@ def sum_up(
         torch.sum(part_sums, 2, out=sums)
 
 
-def linear_tiles(problem: Problem, most: int, side: str) -> dict[str, int]:
-    """All features in a tile, and as many values as leave the state of both in registers."""
+def linear_tiles(problem: Problem, most: int, side: str, state: int | None = None) -> dict[str, int]:
+    """All features in a tile, and as many values as leave the state of both, `state` numbers, in registers."""
     dim = power_of_two(problem.q.shape[3])
-    value_dim = min(power_of_two(problem.v.shape[3]), STATE_TILE // dim)
+    value_dim = min(power_of_two(problem.v.shape[3]), (state or STATE_TILE) // dim)
     return {side: min(32 if dim > 128 else 64, power_of_two(most)), "BLOCK_D": dim, "BLOCK_M": value_dim}
 
 
