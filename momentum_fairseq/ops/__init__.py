@@ -9,6 +9,7 @@ from momentum_fairseq.ops.attention_pattern import (
 )
 from momentum_fairseq.ops.corruption import corrupt
 from momentum_fairseq.ops.feature_maps import FEATURE_MAPS, elu_plus_one
+from momentum_fairseq.ops.flash_linear_attention_convention import chunk_momentum_attn
 from momentum_fairseq.ops.key_value_cache import KeyValueCache
 from momentum_fairseq.ops.linear_attention import (
     LinearState,
@@ -22,6 +23,7 @@ from momentum_fairseq.ops.momentum_attention import (
     momentum_attention,
     momentum_attention_step,
 )
+from momentum_fairseq.ops.padding_free import padding_free_attention
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
 from momentum_fairseq.ops.softmax_attention import causal_softmax_attention, softmax_attention
 from momentum_fairseq.ops.source_memory import (
@@ -47,6 +49,7 @@ __all__ = [
     "causal_linear_attention",
     "causal_momentum_attention",
     "causal_softmax_attention",
+    "chunk_momentum_attn",
     "corrupt",
     "elu_plus_one",
     "linear_attention",
@@ -54,6 +57,7 @@ __all__ = [
     "linear_pattern",
     "momentum_attention",
     "momentum_attention_step",
+    "padding_free_attention",
     "project_source",
     "read_source",
     "read_values",
