@@ -1,12 +1,18 @@
 """The passes written by hand against the recorded form, and what only they could get wrong."""
 
-import subprocess
-import sys
+import os
+from shutil import which
 
 import pytest
 import torch
 
-from momentum_fairseq.ops import causal_by_hand, causal_chunks, causal_linear_attention, causal_momentum_attention
+from momentum_fairseq.ops import (
+    causal_by_hand,
+    causal_chunks,
+    causal_linear_attention,
+    causal_momentum_attention,
+    momentum_attention,
+)
 from momentum_fairseq.ops.causal_chunks import number_of_chunks
 from tests.ops.cases import assert_same, inputs, padding_mask, value_and_gradients
 
@@ -93,27 +99,21 @@ def test_the_error_of_float32_gradients_does_not_grow_with_the_momentum(momentum
         assert ((mine.double() - other).norm() / other.norm()).item() <= 1e-6
 
 
-COMPILED = """
-import torch
-from momentum_fairseq.ops import causal_momentum_attention, momentum_attention
-from tests.ops.cases import inputs
-
 class Both(torch.nn.Module):
+    """A module that uses attention, causal and not."""
+
     def forward(self, q, k, v):
         numbers = {"momentum": 0.9, "step_size": 0.7}
         return causal_momentum_attention(q, k, v, **numbers) + momentum_attention(q, k, v, **numbers)
 
-for length in (100, 300):
+
+@pytest.mark.parametrize("length", [100, 300])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_module_that_uses_it_is_one_graph_to_torch_compile(backend, length):
+    if backend == "inductor" and which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler, which torch.compile needs on a CPU")
+    torch.compiler.reset()
     leaves = inputs(length, length, batch=1, dim=16, value_dim=16, dtype=torch.float32)
-    results = []
-    for module in (Both(), torch.compile(Both(), fullgraph=True, backend=BACKEND)):
-        out = module(*leaves)
-        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
-    for eager, compiled in zip(*results):
-        torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-5)
-"""
-
-
-def test_a_module_that_uses_it_is_one_graph_to_torch_compile():
-    result = subprocess.run([sys.executable, "-c", COMPILED.replace("BACKEND", '"aot_eager"')], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    compiled = torch.compile(Both(), fullgraph=True, backend=backend)
+    ours, eager = (value_and_gradients(lambda module=module: module(*leaves), *leaves) for module in (compiled, Both()))
+    assert_same(ours, eager, tolerance=1e-4)
