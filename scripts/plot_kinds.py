@@ -24,7 +24,7 @@ def plot(record: dict[str, Any], path: Path) -> None:
                 values = [row[column] / unit for row in own]
                 panel.plot([row["length"] for row in own], values, "osv^D"[i % 5] + "-", ms=4, label=kind)
             logarithmic(panel, xlabel="N", ylabel=label, title=f"{part}, forward+backward")
-    panels[0][0].legend(fontsize="small")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.suptitle(f"{setting(record)}, width {record['embed_dim']}, {record['heads']} heads, one sequence")
     save(figure, path)
 

@@ -13,11 +13,12 @@ from momentum_fairseq import ops
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
 from momentum_fairseq.models.nat_decoder import DecoderMemory
 from momentum_fairseq.models.nat_encoder import EncoderOutput
-from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS
+from momentum_fairseq.modules import ATTENTION_KINDS
 from momentum_fairseq.refinement_generator import RefinementGenerator
+from tests.pairs import pairs
 
 PAD, EOS = 1, 2
-ALL = [(attention, connection) for attention in sorted(ATTENTION_KINDS) for connection in sorted(CONNECTIONS)]
+ALL = pairs(ATTENTION_KINDS)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from momentum_fairseq import ops
 from momentum_fairseq.models import nat_decoder
 from momentum_fairseq.models.nat_decoder import uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder
-from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS
+from momentum_fairseq.modules import ATTENTION_KINDS
 from momentum_fairseq.modules.transformer_layer import Velocities
+from tests.pairs import pairs
 
 PAD, EOS = 1, 2
-ALL = [(attention, connection) for attention in sorted(ATTENTION_KINDS) for connection in sorted(CONNECTIONS)]
+ALL = pairs(ATTENTION_KINDS)
 
 
 def pad(sentences: list[Tensor], width: int, left: bool) -> Tensor:

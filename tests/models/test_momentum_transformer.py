@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from momentum_fairseq.models.causal_decoder import STATE, CausalDecoder
 from momentum_fairseq.models.config import layer_options
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
-from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS, MultiheadAttention, SinusoidalPositions
+from momentum_fairseq.modules import ATTENTION_KINDS, MultiheadAttention, SinusoidalPositions
 from momentum_fairseq.modules.causal_attention import has_causal_form
 from momentum_fairseq.ops import LinearState, MomentumState
+from tests.pairs import pairs
 
 PAD, EOS = 1, 2
 CAUSAL_KINDS = sorted(name for name, kind in ATTENTION_KINDS.items() if has_causal_form(kind))
-ALL = [(attention, connection) for attention in CAUSAL_KINDS for connection in sorted(CONNECTIONS)]
+ALL = pairs(CAUSAL_KINDS)
 Build = Callable[..., MomentumTransformerModel]
 
 

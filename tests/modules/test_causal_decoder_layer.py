@@ -6,7 +6,6 @@ from torch import Tensor
 
 from momentum_fairseq.modules import (
     ATTENTION_KINDS,
-    CONNECTIONS,
     AttentionOptions,
     CausalDecoderLayer,
     ConnectionOptions,
@@ -15,9 +14,10 @@ from momentum_fairseq.modules import (
 from momentum_fairseq.modules.causal_attention import has_causal_form
 from momentum_fairseq.modules.causal_decoder_layer import needed_causal_mask
 from momentum_fairseq.modules.transformer_layer import Velocities
+from tests.pairs import pairs
 
 CAUSAL_KINDS = sorted(name for name, kind in ATTENTION_KINDS.items() if has_causal_form(kind))
-ALL = [(attention, connection) for attention in CAUSAL_KINDS for connection in sorted(CONNECTIONS)]
+ALL = pairs(CAUSAL_KINDS)
 
 
 def build(attention: str = "momentum", connection: str = "momentum", *, cross_attention=True, **values) -> CausalDecoderLayer:

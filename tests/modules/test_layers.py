@@ -14,8 +14,9 @@ from momentum_fairseq.modules import (
     LayerOptions,
 )
 from momentum_fairseq.modules.transformer_layer import Velocities
+from tests.pairs import pairs
 
-ALL = [(attention, connection) for attention in sorted(ATTENTION_KINDS) for connection in sorted(CONNECTIONS)]
+ALL = pairs(ATTENTION_KINDS)
 
 
 def options(attention: str = "momentum", connection: str = "momentum", **values) -> LayerOptions:
