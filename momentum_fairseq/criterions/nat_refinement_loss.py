@@ -28,7 +28,8 @@ class NatRefinementLoss(FairseqCriterion):
     """Σ_l mean over tokens of −log p(Y*|Yˡ⁻¹, X)  +  factor × mean over sentences of the length loss.
 
     The sum runs over the initial prediction and all refinement steps. The sample size is the number of target tokens, so that
-    the means hold over all workers and accumulated batches. Losses are natural logarithms, computed in float32.
+    the means hold over all workers and accumulated batches. Losses are natural logarithms, computed in float32
+    at least; where a batch has too many logits to hold, by blocks of them, with the same values and gradients.
     """
 
     def __init__(self, task: Any, length_loss_factor: float, most_logits: int = MOST_LOGITS) -> None:
@@ -50,7 +51,8 @@ class NatRefinementLoss(FairseqCriterion):
         targets, tokens, sentences = output["targets"], sample["ntokens"], sample["target"].shape[0]
         step_losses = output.get("step_losses")
         if step_losses is None:
-            step_losses = [F.cross_entropy(logits.float(), targets, reduction="sum") for logits in output["steps"]]
+            exact = [logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in output["steps"]]
+            step_losses = [F.cross_entropy(logits, targets, reduction="sum") for logits in exact]
         length_logits, length_targets = output["length_logits"].float(), output["length_targets"]
         length_loss = F.cross_entropy(length_logits, length_targets, reduction="sum")
         loss = torch.stack(step_losses).sum() + self.length_loss_factor * length_loss * (tokens / sentences)
