@@ -104,7 +104,8 @@ def launch_quadratic_gradients(
 def quadratic_options(problem: Problem) -> dict[str, Any]:
     """All features and values in one tile."""
     dim, value_dim = power_of_two(problem.q.shape[3]), power_of_two(problem.v.shape[3])
-    most = 32 if max(dim, value_dim) > 64 else 64
+    widest = max(dim, value_dim)
+    most = 64 if widest <= 64 else 32 if widest <= 128 else 16  # of the gradients, six tiles are in registers
     rows, keys = (min(most, power_of_two(n)) for n in (problem.most_queries, problem.most_keys))
     return problem.options(ROWS=rows, KEYS=keys, BLOCK_D=dim, BLOCK_M=value_dim)
 
