@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-KINDS = {"softmax", "linear", "momentum", "nystrom", "reformer"}
+KINDS = {"softmax", "linear", "momentum", "nystrom"}
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
