@@ -198,7 +198,7 @@ def test_mapped_queries_and_keys_of_float32_go_with_values_of_half_precision():
 
 def test_tensors_on_several_devices_are_refused():
     q, k, v = inputs(**QUADRATIC)
-    with pytest.raises(ValueError, match="one device, got q on .* and another on meta"):
+    with pytest.raises(ValueError, match="one device.* on meta"):
         momentum_attention(q, k.to("meta"), v, momentum=0.9, step_size=0.7)
 
 
