@@ -179,6 +179,8 @@ SIZES = {
     "momentum_lm": (256, 1024, 5, 4),
     "momentum_lm_tiny": (64, 128, 2, 2),
     "momentum_lm_copy": (256, 1024, 4, 8),
+    "momentum_lm_mnist": (256, 1024, 8, 8),
+    "momentum_lm_cifar10": (256, 1024, 16, 8),
 }
 
 

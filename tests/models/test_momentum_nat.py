@@ -126,7 +126,8 @@ def test_the_padding_check_fails_where_keys_are_not_masked(build_model, attentio
 def test_the_padding_check_fails_where_momentum_takes_the_padded_length(build_model, monkeypatch):
     """Keys are masked, but the weights count all of them (the published code's N)."""
 
-    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask):
+    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask, feature_map):
+        q, k = feature_map(q), feature_map(k)
         if key_padding_mask is not None:
             k = k.masked_fill(key_padding_mask[:, None, :, None], 0)
         return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size)

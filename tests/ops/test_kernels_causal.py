@@ -379,7 +379,7 @@ def test_what_the_kernels_cannot_take_is_refused_by_its_value():
         causal_momentum_attention(y, y, y, momentum=1.0, step_size=1.0)
     with pytest.raises(ValueError, match="step_size must be positive and finite, got 0"):
         causal_momentum_attention(y, y, y, momentum=0.5, step_size=0)
-    with pytest.raises(ValueError, match=f"one device, got q on {y.device} and another on meta"):
+    with pytest.raises(ValueError, match=f"one device; got q on {y.device}, k on meta"):
         causal_momentum_attention(y, y.to("meta"), y, momentum=0.5, step_size=1.0)
     with pytest.raises(ValueError, match="float32, bfloat16 and float16, got q torch.float64"):
         causal_linear_attention(*[y.double()] * 3)
