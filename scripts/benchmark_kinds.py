@@ -114,6 +114,8 @@ def measure(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]
                 print(f"left out: {part} {kind} at N = {length}: {reason}")
             else:
                 calls[kind] = make_call(options, part, kind, length)
+        if not calls:
+            continue
         times = time_side_by_side(calls, options.seconds, synchronise, min(LEAST_TURN_SECONDS, options.seconds))
         for kind, call in calls.items():
             speed = {"steps_per_second": 1e3 / times[kind]["median_ms"], "peak_bytes": peak_bytes(call, options.device)}

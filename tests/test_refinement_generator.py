@@ -49,7 +49,7 @@ def tokens(results: list[list[dict]]) -> list[list[list[int]]]:
 
 def restless(build_model, **options) -> MomentumNatModel:
     """A model whose sentences differ in length and in when they stop: its length predictor and feedback are strong."""
-    model = build_model(embed_dim=24, heads=2, **options)
+    model = build_model(**{"embed_dim": 24, "heads": 2, **options})
     torch.manual_seed(5)
     with torch.no_grad():
         model.length_predictor.classifier.weight.normal_(std=1.5)
@@ -203,7 +203,9 @@ def test_one_step_is_the_initial_translation(generator):
 
 @pytest.mark.parametrize("attention", ["linear", "momentum"])
 def test_projecting_the_source_changes_no_token(build_model, generator, attention, monkeypatch):
-    model, rows, projected = restless(build_model, attention=attention, connection="adaptive"), sentences(), []
+    # Wide enough for sources of these lengths to be projected.
+    sizes = {"embed_dim": 64, "heads": 1}
+    model, rows, projected = restless(build_model, attention=attention, connection="adaptive", **sizes), sentences(), []
 
     def counted(source: ops.WeightedSource, weight: Tensor):
         projected.append(ops.project_source(source, weight))
