@@ -86,6 +86,7 @@ class Result:
             "distilled": self.data.get("distilled"),
             "repeats removed": self.content.get("collapse_repeats"),
             f"length beam {self.content.get('length_beam')}": self.content.get("length_beam", 1) > 1,
+            "re-scored": self.content.get("rescored"),
             self.content.get("dtype"): self.content.get("dtype", "float32") != "float32",
         }
         return tuple(mark for mark, holds in given.items() if holds)

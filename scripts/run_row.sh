@@ -115,12 +115,8 @@ evaluate() {
         mapfile -t last <<<"$last"
         [[ $checkpoint -nt ${last[-1]} ]] || python "$ROOT/scripts/average_checkpoints.py" "$checkpoint" "${last[@]}"
     fi
-    if ((LENGTH_BEAM > 1)); then
-        name+=", length beam $LENGTH_BEAM" scoring+=(--length-beam "$LENGTH_BEAM")
-    fi
-    if [[ -n $RESCORE_WITH ]]; then
-        name+=", re-scored" scoring+=(--rescore-with "$RESCORE_WITH")
-    fi
+    scoring+=(--length-beam "$LENGTH_BEAM")
+    [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
     if [[ $RESULT -nt $checkpoint ]]; then
         say "evaluate: $RESULT stands, nothing to do"
         return

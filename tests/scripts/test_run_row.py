@@ -56,7 +56,8 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     averaged = run(row, **settings, **places, **short, AVERAGE=2, LENGTH_BEAM=3)
     assert averaged.returncode == 0, averaged.stdout + averaged.stderr
     file = tmp_path / "results" / "published-code-raw-adaptive-seed3-average2-beam3.json"
-    assert json.loads(file.read_text(encoding="utf-8"))["name"] == "adaptive, 2 averaged, length beam 3"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert (result["name"], result["length_beam"], result["rescored"]) == ("adaptive, 2 averaged", 3, False)
     too_many = run(row, **settings, **places, **short, AVERAGE=3)
     assert "AVERAGE=3: 2 checkpoints are kept" in too_many.stderr and too_many.returncode != 0
 
