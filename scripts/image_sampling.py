@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
@@ -98,6 +97,8 @@ def in_batches(reader: Reader, known: Tensor, pixels: int, generator: torch.Gene
 
 def save_picture(rows: Sequence[np.ndarray], path: Path, scale: int) -> None:
     """A PNG of rows of images, uint8 `[n,height,width,colours]` each; whole or not at all."""
+    from PIL import Image  # here: drawing is measured on machines that lack Pillow too
+
     height, width = rows[0].shape[1:3]
     columns = max(len(row) for row in rows)
     canvas = np.full((len(rows) * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), PAPER, np.uint8)

@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from momentum_fairseq.data.batch_pickle import read_batch_pickle
 from momentum_fairseq.data.checks import check_labels, check_md5, check_split
@@ -110,6 +109,8 @@ def read_jpegs(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         FileNotFoundError, ValueError: as `read_cifar10`.
     """
+    from PIL import Image  # here: the package must import on machines that lack Pillow
+
     path, offsets_path, labels_path = (folder / f"{split}.{end}" for end in ("jpgs.bin", "offsets.u32", "labels.u8"))
     files, offset_bytes = _content(path), _content(offsets_path)
     if len(offset_bytes) % 4 or len(offset_bytes) < 8:

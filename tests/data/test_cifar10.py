@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 
 from momentum_fairseq.data import read_cifar10
 from momentum_fairseq.data.cifar10 import BATCHES, read_python_batch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def some(images: int = 4, seed: int = 1) -> tuple[np.ndarray, list[int]]:
@@ -215,3 +219,9 @@ def test_a_jpeg_of_another_size_is_refused(tmp_path):
     jpegs(tmp_path, [np.zeros((32, 32, 3), np.uint8), np.zeros((16, 32, 3), np.uint8)], [1, 2])
     with pytest.raises(ValueError, match="image 1 has 16 × 32 pixels; CIFAR-10's have 32 × 32"):
         read_cifar10(tmp_path, "test")
+
+
+def test_the_package_imports_without_pillow():
+    program = "import sys; sys.modules['PIL'] = None; import momentum_fairseq; import momentum_fairseq.data"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
