@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from panels import write
 from plot_attention import plot
-from run_record import ROOT, hardware, run_record, write_json
+from run_record import ROOT, hardware, run_record
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -341,13 +342,7 @@ def main() -> None:
         "memory": memory,
     }
     path = options.out / ("causal_attention.json" if options.causal else "attention.json")
-    write_json(path, record)
-    print(f"\nwritten: {path}")
-    try:
-        plot(record, path.with_suffix(".png"))
-        print(f"written: {path.with_suffix('.png')}")
-    except ModuleNotFoundError as error:
-        print(f"no plot: {error.name} is not installed")
+    write(record, path, plot)
 
 
 if __name__ == "__main__":

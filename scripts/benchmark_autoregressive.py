@@ -36,8 +36,9 @@ from benchmark_attention import (
     summary,
 )
 from nat_benchmarks import ROWS, make_dictionary
+from panels import write
 from plot_autoregressive import plot
-from run_record import ROOT, hardware, run_record, write_json
+from run_record import ROOT, hardware, run_record
 from torch import Tensor
 
 from momentum_fairseq.models.causal_decoder import STATE
@@ -206,13 +207,7 @@ def main() -> None:
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "steps": rows,
     }
-    write_json(options.out / "autoregressive.json", record)
-    print(f"\nwritten: {options.out / 'autoregressive.json'}")
-    try:
-        plot(record, options.out / "autoregressive.png")
-        print(f"written: {options.out / 'autoregressive.png'}")
-    except ModuleNotFoundError as error:
-        print(f"no plot: {error.name} is not installed")
+    write(record, options.out / "autoregressive.json", plot)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from benchmark_attention import (
     r_squared,
     time_side_by_side,
 )
+from panels import write
 from plot_kinds import plot
-from run_record import ROOT, hardware, run_record, write_json
+from run_record import ROOT, hardware, run_record
 from torch import Tensor, nn
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, EncoderLayer, LayerOptions, MultiheadAttention
@@ -203,13 +204,7 @@ def main() -> None:
         "left_out": skipped,
         "summary": summaries(measured),
     }
-    write_json(options.out / "kinds.json", record)
-    print(f"\nwritten: {options.out / 'kinds.json'}")
-    try:
-        plot(record, options.out / "kinds.png")
-        print(f"written: {options.out / 'kinds.png'}")
-    except ModuleNotFoundError as error:
-        print(f"no plot: {error.name} is not installed")
+    write(record, options.out / "kinds.json", plot)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from run_record import write_json
+
 
 def pyplot() -> Any:
     """matplotlib.pyplot; ModuleNotFoundError where it is not installed."""
@@ -36,6 +38,17 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(part, dpi=110, format="png")
     part.replace(path)
     pyplot().close(figure)
+
+
+def write(record: dict[str, Any], path: Path, plot: Callable[[dict[str, Any], Path], None]) -> None:
+    """A benchmark's JSON, and beside it its picture where matplotlib is installed."""
+    write_json(path, record)
+    print(f"\nwritten: {path}")
+    try:
+        plot(record, path.with_suffix(".png"))
+        print(f"written: {path.with_suffix('.png')}")
+    except ModuleNotFoundError as error:
+        print(f"no plot: {error.name} is not installed")
 
 
 def main(plot: Callable[[dict[str, Any], Path], None], usage: str | None) -> None:
