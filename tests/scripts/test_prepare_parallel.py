@@ -1,92 +1,17 @@
-"""Preparing parallel text, through the real command line, on small files and on faulty ones."""
+"""Preparing parallel text: what is made of it, what a second run does, what a kill or a full disk leaves."""
 
-import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SPLITS = ("train", "valid", "test")
-
-
-@dataclass
-class Corpus:
-    """Raw files of a small corpus, made where the folder is missing, to be spoilt; and a way to prepare them."""
-
-    folder: Path
-    out: Path
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.folder.exists():
-            return
-        self.folder.mkdir()
-        nouns = [("dog", "Hund"), ("man", "Mann"), ("tree", "Baum"), ("hat", "Hut")]
-        pairs = [
-            (f"The {a} sees no. {n} and the {b}.", f"Der {c} sieht Nr. {n} und den {d}.")
-            for n in range(5)
-            for a, c in nouns
-            for b, d in nouns
-        ]
-        for split, chosen in zip(SPLITS, (pairs[:60], pairs[60:70], pairs[70:]), strict=True):
-            for language, lines in zip(("en", "de"), zip(*chosen, strict=True), strict=True):
-                self.write(split, language, list(lines))
-
-    def path(self, split: str, language: str) -> Path:
-        return self.folder / f"{split}.{language}"
-
-    def lines(self, split: str, language: str) -> list[str]:
-        return self.path(split, language).read_text(encoding="utf-8").split("\n")[:-1]
-
-    def write(self, split: str, language: str, lines: list[str]) -> None:
-        self.path(split, language).write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="")
-
-    def set_line(self, split: str, language: str, number: int, text: str) -> None:
-        lines = self.lines(split, language)
-        lines[number - 1] = text
-        self.write(split, language, lines)
-
-    def command(self, **variables: str) -> dict:
-        settings = {"DATA": str(self.folder), "OUT": str(self.out), "BPE_OPERATIONS": "30", "WORKERS": "1"}
-        names = {"TRAIN": "train", "VALID": "valid", "TEST": "test", "MOMENTUM_ENV": sys.prefix}
-        environment = {**os.environ, **settings, **names, **self.variables, **variables}
-        return {"args": ["bash", str(ROOT / "scripts/prepare_parallel.sh")], "env": environment, "cwd": "/"}
-
-    def prepare(self, limit_kib: int | None = None, **variables: str) -> subprocess.CompletedProcess:
-        command = self.command(**variables)
-        if limit_kib:
-            command["args"] = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *command["args"]]
-        return subprocess.run(**command, capture_output=True, text=True)
-
-    def report(self) -> dict:
-        return json.loads((self.out / "report.json").read_text(encoding="utf-8"))
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def assert_refused(corpus: Corpus, *words: str, **variables: str) -> None:
-    """The preparation fails, says these words, and leaves neither a stage's half nor a data-bin."""
-    result = corpus.prepare(**variables)
-    assert result.returncode != 0, result.stdout
-    for word in words:
-        assert word in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not list(corpus.out.glob("*.part*"))
-    assert not (corpus.out / "data-bin").exists()
+from tests.scripts.parallel_corpus import SPLITS, Corpus, checksums
 
 
 @pytest.fixture
@@ -197,20 +122,6 @@ def test_other_input_on_a_finished_folder_is_refused(prepared, tmp_path):
     assert checksums(prepared.out) == before
 
 
-def test_a_sentence_that_the_binariser_loses_is_noticed(corpus, tmp_path):
-    tools = tmp_path / "environment/bin"
-    tools.mkdir(parents=True)
-    (tools / "python").symlink_to(sys.executable)
-    (tools / "fairseq-preprocess").write_text("#!/bin/sh\necho '| [en] bpe/train.en: 59 sents, 300 tokens'\n")
-    (tools / "fairseq-preprocess").chmod(0o755)
-    modules = sysconfig.get_path("purelib")
-    assert_refused(corpus, "train.en: 60 lines in, 59 sentences out", MOMENTUM_ENV=str(tools.parent), PYTHONPATH=modules)
-
-
-def test_punctuation_of_tokenised_text_is_not_normalised(corpus):
-    assert_refused(corpus, "NORMALIZE=1 and TOKENIZED=1", NORMALIZE="1", TOKENIZED="1")
-
-
 @contextmanager
 def lock_held(out: Path) -> Iterator[None]:
     """As while another run prepares in `out`."""
@@ -276,79 +187,6 @@ def test_a_full_disk_is_an_error_in_every_stage_and_the_rerun_completes(prepared
     result = corpus.prepare()
     assert result.returncode == 0, result.stderr
     assert checksums(corpus.out) == checksums(prepared.out)
-
-
-def test_unequal_line_counts_are_refused_with_both_counts(corpus):
-    corpus.write("valid", "de", corpus.lines("valid", "de")[:-1])
-    assert_refused(corpus, "valid.en has 10 lines", "valid.de has 9")
-
-
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_an_empty_line_in_valid_or_test_is_refused_by_file_and_line(corpus, split):
-    corpus.set_line(split, "de", 4, "\x01 ")
-    assert_refused(corpus, f"{split}.de:4", "empty line")
-
-
-def test_a_line_of_ten_thousand_tokens_in_test_is_refused_by_line(corpus):
-    corpus.set_line("test", "en", 3, "word " * 10_000)
-    assert_refused(corpus, "test.en:3", "sub-words")
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_invalid_utf8_is_refused_by_file_and_line(corpus, split):
-    lines = corpus.path(split, "de").read_bytes().split(b"\n")
-    lines[4] = "Männer".encode("latin-1")
-    corpus.path(split, "de").write_bytes(b"\n".join(lines))
-    assert_refused(corpus, f"{split}.de:5", "UTF-8", "0xe4")
-
-
-def test_an_empty_file_is_refused_by_name(corpus):
-    corpus.path("train", "en").write_bytes(b"")
-    assert_refused(corpus, "train.en", "empty")
-
-
-def test_a_missing_file_is_refused_by_name(corpus):
-    corpus.path("valid", "de").unlink()
-    assert_refused(corpus, "valid.de", "no such file")
-
-
-def test_a_corpus_of_which_nothing_is_left_is_refused_with_the_reasons(corpus):
-    corpus.write("train", "en", [""] * 60)
-    assert_refused(corpus, "no pair is left", "empty 60")
-
-
-@pytest.mark.parametrize("name", ["SRCDICT", "TGTDICT", "CODES"])
-def test_a_missing_dictionary_or_codes_file_is_refused_by_name(corpus, name, tmp_path):
-    assert_refused(corpus, f"{name}={tmp_path / 'missing'}", "no such file", **{name: str(tmp_path / "missing")})
-
-
-def test_a_file_that_is_no_dictionary_is_refused_by_line(corpus):
-    assert_refused(corpus, "train.en:1", "dictionary", SRCDICT=str(corpus.path("train", "en")))
-
-
-def test_a_file_that_is_no_codes_is_refused_by_line(corpus):
-    assert_refused(corpus, "train.en:1", "BPE codes", CODES=str(corpus.path("train", "en")))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("BPE_OPERATIONS", "many"),
-        ("BPE_OPERATIONS", "0"),
-        ("MAX_LENGTH", "-1"),
-        ("MAX_RATIO", "0.5"),
-        ("WORKERS", "0"),
-        ("LOWERCASE", "yes"),
-        ("NORMALIZE", "2"),
-        ("CORPUS", "two\nlines"),
-        ("TARGET_LANG", "en"),
-        ("DATA", ""),
-        ("DATA", "/nowhere"),
-        ("OUT", ""),
-    ],
-)
-def test_a_bad_setting_is_refused_by_name(corpus, name, value):
-    assert_refused(corpus, name, value, **{name: value})
 
 
 @pytest.mark.slow
