@@ -1,0 +1,27 @@
+"""The refinement model in float64 and bfloat16."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.models.nat_sentences import ALL, forward, pad, sources, words
+
+
+@pytest.mark.parametrize(("attention", "connection"), ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_model_trains_and_decodes_in_other_precisions(build_model, attention, connection, dtype):
+    model = build_model(attention=attention, connection=connection)
+    source, target = pad(sources(5, 3), 7, left=True), pad(words(6, 4), 6, left=False)
+    exact = forward(model, source, target)["steps"][0]
+    other = copy.deepcopy(model).to(dtype)
+    output = forward(other, source, target)
+    assert output["steps"][0].dtype == dtype
+    tolerance = 1e-4 if dtype == torch.float64 else 0.1
+    torch.testing.assert_close(output["steps"][0].float(), exact, rtol=0, atol=tolerance)
+    sum(logits.float().square().mean() for logits in output["steps"]).backward()
+    gradients = [parameter.grad for name, parameter in other.named_parameters() if "length_predictor" not in name]
+    assert all(gradient.isfinite().all() and gradient.dtype == dtype for gradient in gradients)
+    state = other.refine(other.translate(other.encode(source), torch.tensor([6, 4])))
+    assert other.word_scores(state).dtype == torch.float32
+    assert other.word_scores(state).isfinite().all()
