@@ -27,7 +27,8 @@ def causal_attention_from_no_state(
         scan: of chunks that are weighted alike, in all sentences and heads; else None.
     """
     empty = 0 in q.shape or 0 in v.shape
-    if empty or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
+    transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand
+    if empty or transformed or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
         return causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0]
     return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps)
 

@@ -171,4 +171,6 @@ def in_full_precision(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor 
 def no_autocast(q: Tensor) -> AbstractContextManager:
     """A context without autocast; entering one takes as long as a small product, so only where there is one to leave."""
     device = q.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -22,7 +22,7 @@ def recurrent_momentum_attention(
         m_i = β m_{i-1} − k_i v_iᵀ        s_i = s_{i-1} − γ m_i        z_i = z_{i-1} + k_i
         o_i = q_iᵀ s_i / (q_iᵀ z_i + eps)        m_0 = s_0 = z_0 = 0
 
-    Slow on purpose. A padding key is no key: the state passes it unchanged.
+    Slow on purpose, summed in float32 at least. A padding key is no key: the state passes it unchanged.
 
     Args:
         q: queries `[B,H,N,D]`, already feature-mapped.
@@ -35,7 +35,7 @@ def recurrent_momentum_attention(
         causal: query i reads the state after key i (Eq. 12, 13); if False all read the last state (Eq. 14).
 
     Returns:
-        `[B,H,N,M]`; zeros where no real key was seen.
+        `[B,H,N,M]` in v's dtype; zeros where no real key was seen.
 
     Raises:
         ValueError: shapes that disagree, β or γ out of range, or causal with N != S.
@@ -45,6 +45,8 @@ def recurrent_momentum_attention(
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     if causal and queries != keys:
         raise ValueError(f"causal attention needs as many queries as keys, got N = {queries}, S = {keys}")
+    out_dtype, dtype = v.dtype, torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     beta = torch.as_tensor(momentum, dtype=v.dtype, device=v.device).reshape(-1, 1, 1)
     gamma = torch.as_tensor(step_size, dtype=v.dtype, device=v.device).reshape(-1, 1, 1)
     m = s = v.new_zeros(batch, heads, dim, v.shape[3])
@@ -66,4 +68,4 @@ def recurrent_momentum_attention(
         numerator = torch.einsum("bhd,bhdm->bhm", q[:, :, i], s_i)
         denominator = torch.einsum("bhd,bhd->bh", q[:, :, i], z_i) + eps
         rows.append(numerator / denominator.unsqueeze(-1))
-    return torch.stack(rows, dim=2) if rows else v.new_zeros(batch, heads, 0, v.shape[3])
+    return (torch.stack(rows, dim=2) if rows else v.new_zeros(batch, heads, 0, v.shape[3])).to(out_dtype)
