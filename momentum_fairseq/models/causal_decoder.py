@@ -8,7 +8,7 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from momentum_fairseq.models.transformer_encoder import EncodedSource
-from momentum_fairseq.modules import CausalDecoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules import CausalDecoderLayer, Dropout, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.causal_decoder_layer import CausalLayerState, needed_causal_mask
 from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 
@@ -58,7 +58,7 @@ class CausalDecoder(FairseqIncrementalDecoder):
         self.embedding, self.output_projection, self.positions = embedding, output_projection, positions
         self.max_target_positions = max_target_positions
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.layers = nn.ModuleList(
             CausalDecoderLayer(options.at_layer(i, num_layers), cross_attention=cross_attention) for i in range(num_layers)
         )

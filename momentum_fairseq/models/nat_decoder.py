@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_fairseq.models.nat_encoder import EncoderOutput
-from momentum_fairseq.modules import DecoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules import DecoderLayer, Dropout, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities, needed_mask
 
 
@@ -42,7 +42,7 @@ class NatDecoder(nn.Module):
     def __init__(self, num_layers: int, options: LayerOptions, positions: SinusoidalPositions) -> None:
         super().__init__()
         self.positions = positions
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.layers = nn.ModuleList(DecoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules import EncoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules import Dropout, EncoderLayer, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 
 
@@ -55,7 +55,7 @@ class NatEncoder(nn.Module):
         super().__init__()
         self.embedding, self.positions, self.eos = embedding, positions, eos
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def forward(self, src_tokens: Tensor) -> EncoderOutput:

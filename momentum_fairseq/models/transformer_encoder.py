@@ -7,7 +7,7 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
-from momentum_fairseq.modules import EncoderLayer, LayerOptions, SinusoidalPositions
+from momentum_fairseq.modules import Dropout, EncoderLayer, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 
 
@@ -44,7 +44,7 @@ class TransformerEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.embedding, self.positions, self.max_source_positions = embedding, positions, max_source_positions
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
         self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 

@@ -4,6 +4,7 @@ from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionO
 from momentum_fairseq.modules.causal_attention import CausalSelfAttention
 from momentum_fairseq.modules.causal_decoder_layer import CausalDecoderLayer
 from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection
+from momentum_fairseq.modules.dropout import Dropout
 from momentum_fairseq.modules.feed_forward import ACTIVATIONS, FEED_FORWARDS, HighwayFeedForward, ResidualFeedForward
 from momentum_fairseq.modules.length_predictor import LengthPredictor
 from momentum_fairseq.modules.multihead_attention import MultiheadAttention
@@ -21,6 +22,7 @@ __all__ = [
     "ConnectionOptions",
     "ConnectionState",
     "DecoderLayer",
+    "Dropout",
     "EncoderLayer",
     "HighwayFeedForward",
     "LayerOptions",

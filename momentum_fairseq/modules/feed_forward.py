@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import lookup
+from momentum_fairseq.modules.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -28,7 +29,7 @@ class ResidualFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.ffn = two_layers(embed_dim, hidden_dim, activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(embed_dim)
         self.normalize_before = normalize_before
 

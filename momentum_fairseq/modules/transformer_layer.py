@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import AttentionOptions, lookup
 from momentum_fairseq.modules.connections import ConnectionOptions, ConnectionState, build_connection
+from momentum_fairseq.modules.dropout import Dropout
 from momentum_fairseq.modules.feed_forward import FEED_FORWARDS
 from momentum_fairseq.modules.multihead_attention import MultiheadAttention
 
@@ -75,7 +76,7 @@ class Layer(nn.Module):
     def __init__(self, options: LayerOptions) -> None:
         super().__init__()
         self.options = options
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.connection = build_connection(options.connection)
         self.feed_forward = lookup(FEED_FORWARDS, options.feed_forward, "feed-forward")(
             options.embed_dim,

@@ -1,0 +1,29 @@
+"""Dropout (Srivastava et al., JMLR 2014) at the price of its random bits."""
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 1 << 16  # of 16 random bits
+
+
+class Dropout(nn.Dropout):
+    """y = x ∘ mask / (1 − p) in training, x otherwise, as torch's own.
+
+    On a CPU torch makes a draw for every element, a tenth of a training; here four elements share a draw of 64 bits, in a
+    quarter of the time. p is then rounded to a multiple of 2⁻¹⁶, and 1 − p with it, so that the mean stays exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[...]` → `[...]`."""
+        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
+            return super().forward(x)
+        return x * scaled_mask(x, self.p)
+
+
+def scaled_mask(x: Tensor, p: float) -> Tensor:
+    """0 with probability p and 1 / (1 − p) otherwise, in x's shape and dtype, on the CPU."""
+    dropped = min(round(p * LEVELS), LEVELS - 1)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
+    # Compared in place in float32: in torch an element of a bool tensor takes several times as long.
+    mask = bits[: x.numel()].float().ge_(dropped - LEVELS // 2).mul_(LEVELS / (LEVELS - dropped))
+    return mask.view(x.shape).to(x.dtype)
