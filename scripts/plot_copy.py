@@ -65,14 +65,22 @@ def averaged(trainings: list[Training]) -> list[Point]:
     return [Point(*map(mean, zip(*(points[updates] for points in by_updates), strict=True))) for updates in common]
 
 
+def losses_at(trainings: list[Training], updates: float) -> list[float]:
+    """The loss of each training after so many updates."""
+    return [point.loss for training in trainings for point in training.points if point.updates == updates]
+
+
 def table(methods: dict[str, list[Training]]) -> str:
     """A row for each method, in Markdown."""
     milliseconds = {method: mean(t.milliseconds for t in trainings) for method, trainings in methods.items()}
-    rows = ["| method | seeds | updates | loss (bits) | accuracy % | ms/update | × linear |", "|---|---|---|---|---|---|---|"]
+    heading = "| method | seeds | updates | loss (bits) | of each seed | accuracy % | ms/update | × linear |"
+    rows = [heading, "|---" * 8 + "|"]
     for method, trainings in methods.items():
         last, time = averaged(trainings)[-1], milliseconds[method]
         ratio = f"{time / milliseconds['linear']:.2f}" if "linear" in methods else ""
-        cells = [method, len(trainings), int(last.updates), f"{last.loss:.3f}", f"{last.accuracy:.1f}", f"{time:.1f}", ratio]
+        losses = ", ".join(f"{loss:.3f}" for loss in losses_at(trainings, last.updates))
+        loss = (f"{last.loss:.3f}", losses)
+        cells = [method, len(trainings), int(last.updates), *loss, f"{last.accuracy:.1f}", f"{time:.1f}", ratio]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows) + "\n"
 

@@ -45,7 +45,8 @@ def test_curves_are_means_of_the_seeds_where_all_have_one(tmp_path):
     second = plot_copy.read(write_log(tmp_path, "linear-seed2", [(10, 2.0, 30, 4), (20, 2.0, 40, 4)]))
     assert plot_copy.averaged([first, second]) == [(10, 3.75, 3.0, 20), (20, 7.5, 2.5, 30)]
     rows = plot_copy.table({"linear": [first, second], "momentum": [first]}).splitlines()
-    assert rows[2:] == ["| linear | 2 | 20 | 2.500 | 30.0 | 375.0 | 1.00 |", "| momentum | 1 | 30 | 1.000 | 1.0 | 500.0 | 1.33 |"]
+    assert rows[2] == "| linear | 2 | 20 | 2.500 | 3.000, 2.000 | 30.0 | 375.0 | 1.00 |"
+    assert rows[3] == "| momentum | 1 | 30 | 1.000 | 1.000 | 1.0 | 500.0 | 1.33 |"
 
 
 def test_logs_that_tell_nothing_are_refused(tmp_path):
