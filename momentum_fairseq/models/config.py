@@ -45,7 +45,8 @@ class ModelConfig(FairseqDataclass):
     feed_forward_activation: ChoiceEnum(list(ACTIVATIONS)) = field(
         default="relu", metadata={"help": "activation inside the feed-forward"}
     )
-    attention: ChoiceEnum(list(ATTENTION_KINDS)) = field(default="momentum", metadata={"help": "kind of every attention"})
+    # No choices here: another plug-in may add a kind after this is read. The layers refuse an unknown one by name.
+    attention: str = field(default="momentum", metadata={"help": f"kind of every attention: {', '.join(ATTENTION_KINDS)}"})
     attention_momentum: float = field(default=0.6, metadata={"help": "momentum β of the attention, in [0, 1)"})
     attention_step_size: float = field(default=0.6, metadata={"help": "step size γ of the attention, > 0"})
     attention_momentum_learned: bool = field(default=False, metadata={"help": "learn β and γ per head, from the given values on"})

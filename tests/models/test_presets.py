@@ -112,15 +112,20 @@ def test_a_value_out_of_range_is_refused(build, flag, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("flag", ["--attention=fourier", "--connection=dense", "--arch=momentum_nat_huge"])
-def test_an_unknown_kind_or_preset_is_refused_with_the_choices(config, capsys, flag):
+def test_an_unknown_kind_of_attention_is_refused_with_the_choices(build):
+    with pytest.raises(ValueError, match="unknown attention kind 'fourier'; choose from linear, linformer, momentum, "):
+        build("--arch=momentum_nat_tiny", "--attention=fourier")
+
+
+@pytest.mark.parametrize("flag", ["--connection=dense", "--arch=momentum_nat_huge"])
+def test_an_unknown_connection_or_preset_is_refused_with_the_choices(config, capsys, flag):
     arguments = ["--arch=momentum_nat_tiny", flag] if "arch" not in flag else [flag]
     with pytest.raises(SystemExit):
         config(*arguments)
     error = capsys.readouterr().err
     name, value = flag.removeprefix("--").split("=")
     assert f"invalid choice: '{value}'" in error
-    known = {"attention": "momentum", "connection": "adaptive", "arch": "momentum_nat_tiny"}[name]
+    known = {"connection": "adaptive", "arch": "momentum_nat_tiny"}[name]
     assert known in error.split("choose from")[1]
 
 
