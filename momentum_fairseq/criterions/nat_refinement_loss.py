@@ -1,7 +1,7 @@
 """`nat_refinement_loss`: the training objective of Lee et al., EMNLP 2018, section 3."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,20 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-# 1 GB in float32, three times that with log-softmax and gradients: no small vocabulary gets there, where blocks are no quicker.
-MOST_LOGITS = 1 << 28
+# 1 GB in float32, three times that with log-softmax and gradients: no small vocabulary gets there, where blocks are no quicker
+# than whole logits, but on a CPU, where they always are.
+MOST_LOGITS = {"cpu": 0, "cuda": 1 << 28}
 
 
 @dataclass
 class NatRefinementLossConfig(FairseqDataclass):
     length_loss_factor: float = field(default=1.0, metadata={"help": "weight of the length loss"})
-    most_logits: int = field(
-        default=MOST_LOGITS,
-        metadata={"help": "with more logits than this in all steps of a batch, take the loss by blocks of them"},
+    most_logits: Optional[int] = field(  # noqa: UP045 (fairseq reads this form alone)
+        default=None,
+        metadata={
+            "help": "with more logits than this in all steps of a batch, take the loss by blocks of them "
+            "(default: 0 on a CPU, 2^28 on a GPU)"
+        },
     )
 
 
@@ -32,21 +36,22 @@ class NatRefinementLoss(FairseqCriterion):
     at least; where a batch has too many logits to hold, by blocks of them, with the same values and gradients.
     """
 
-    def __init__(self, task: Any, length_loss_factor: float, most_logits: int = MOST_LOGITS) -> None:
+    def __init__(self, task: Any, length_loss_factor: float, most_logits: int | None = None) -> None:
         super().__init__(task)
         if not length_loss_factor >= 0:
             raise ValueError(f"--length-loss-factor must not be negative, got {length_loss_factor}")
-        if most_logits < 0:
+        if most_logits is not None and most_logits < 0:
             raise ValueError(f"--most-logits must not be negative, got {most_logits}")
         self.length_loss_factor, self.most_logits = length_loss_factor, most_logits
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss summed over tokens, the number of tokens, and what to log."""
+        device, most_logits = sample["target"].device.type, self.most_logits
         output = model(
             **sample["net_input"],
             tgt_tokens=sample["target"],
             step_inputs=sample["step_inputs"],
-            most_logits=self.most_logits,
+            most_logits=MOST_LOGITS.get(device, MOST_LOGITS["cuda"]) if most_logits is None else most_logits,
         )
         targets, tokens, sentences = output["targets"], sample["ntokens"], sample["target"].shape[0]
         step_losses = output.get("step_losses")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from momentum_fairseq.ops.causal_chunks import no_autocast
+from momentum_fairseq.ops.row_argmax import row_argmax
 
 # Logits in memory at once: 64 MB in float32 on a CPU, 256 MB on a GPU. Each block adds to the gradient of all V words, so
 # blocks of few rows would spend their time on that.
@@ -66,14 +67,17 @@ class _BlockedCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), block):
                 rows = slice(start, start + block)
                 logits = (hidden[rows].to(low) @ low_weight.t()).to(exact)
-                words[rows] = logits[:, first_word:].argmax(1) + first_word
                 target = targets[rows].unsqueeze(1)
-                normaliser = logits.logsumexp(1, keepdim=True)
-                loss += (normaliser - logits.gather(1, target)).sum()
+                words[rows] = row_argmax(logits[:, first_word:]) + first_word
+                chosen, largest = logits.gather(1, target), logits.amax(1, keepdim=True)
+                # In place: a pass over new memory takes as long as the exponentials.
+                exponentials = logits.sub_(largest).exp_()
+                total = exponentials.sum(1, keepdim=True)
+                loss += (largest - chosen + total.log()).sum()
                 if not needs_hidden and not needs_weight:
                     continue
                 # Softmax minus the target's one: the gradient of the logits.
-                gradient = logits.sub_(normaliser).exp_().scatter_add_(1, target, logits.new_full(target.shape, -1)).to(product)
+                gradient = exponentials.div_(total).scatter_add_(1, target, total.new_full(target.shape, -1)).to(product)
                 if needs_hidden:
                     hidden_gradient[rows] = (gradient @ product_weight).to(exact)
                 if needs_weight:
