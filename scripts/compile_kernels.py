@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from momentum_fairseq.ops.kernels import causal, causal_launches, noncausal, step
+from momentum_fairseq.ops.kernels import causal, causal_setting, noncausal, step
 
 CUOBJDUMP = Path(triton.backends.nvidia.__path__[0]) / "bin" / "cuobjdump"
 SHARED_MEMORY = {8: 163 * 1024, 9: 227 * 1024, 10: 227 * 1024}  # bytes a block may have, by architecture
@@ -105,7 +105,7 @@ def tensors(length: int, dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
 
 def launch_causal(dim: int, dtype: torch.dtype, momentum: torch.Tensor | None, segments: int) -> None:
     """Forward and backward with all that there may be: padding, states in and out, φ; in one segment or several."""
-    causal_launches.number_of_segments = lambda device, programs, chunks: segments
+    causal_setting.number_of_segments = lambda device, programs, chunks: segments
     q, k, v = tensors(LENGTH, dim, dtype)
     matrices = [torch.rand(BATCH, HEADS, dim, dim).requires_grad_() for _ in range(2)]
     state = (*matrices, torch.rand(BATCH, HEADS, dim).requires_grad_())

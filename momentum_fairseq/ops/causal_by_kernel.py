@@ -23,10 +23,13 @@ def causal_by_kernel(
     initial_state: State | None,
     return_state: bool,
     feature_map: Callable[[Tensor], Tensor] | None,
+    bounds: Tensor | None = None,
+    longest: int | None = None,
 ) -> tuple[Tensor, State | None] | None:
     """Output and, where wanted, the state s, m, z; None where torch's own operations are to compute them.
 
     Args as of `causal_momentum_attention`, checked; without momentum it is `causal_linear_attention`, and m is not read.
+    `bounds` and `longest` as of `causal_attention_by_triton`, which alone takes them.
 
     Raises:
         ValueError: MOMENTUM_FAIRSEQ_KERNEL names what can't compute this.
@@ -41,7 +44,7 @@ def causal_by_kernel(
     if kernel == "triton":
         from momentum_fairseq.ops.kernels.causal import causal_attention_by_triton  # only where triton is installed
 
-        state = {"initial_state": initial_state, "return_state": return_state}
+        state = {"initial_state": initial_state, "return_state": return_state, "bounds": bounds, "longest": longest}
         return causal_attention_by_triton(q, k, v, momentum=momentum, feature_map=on_the_way, **state, **more)
     if initial_state is not None or return_state:
         raise ValueError(f"{VARIABLE}=reference: the reference takes and returns no state; set it to torch or leave it unset")

@@ -7,6 +7,9 @@ lets Triton run on a CPU, slowly.
 """
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -17,6 +20,18 @@ KERNELS = ("reference", "torch", "triton")
 HAS_TRITON = find_spec("triton") is not None
 LARGEST_DIM = 256  # of D and M: two states of a head, in blocks, are held in registers
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_settled = threading.local()
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """Let the ops within be computed by the implementation of that name, in this thread, whatever the environment says."""
+    before = getattr(_settled, "name", None)
+    _settled.name = name
+    try:
+        yield
+    finally:
+        _settled.name = before
 
 
 def kernel_for(q: Tensor, v: Tensor) -> str:
@@ -25,7 +40,7 @@ def kernel_for(q: Tensor, v: Tensor) -> str:
     Raises:
         ValueError: MOMENTUM_FAIRSEQ_KERNEL is none of the three, or triton where it can't run.
     """
-    choice = os.environ.get(VARIABLE, "")
+    choice = getattr(_settled, "name", None) or os.environ.get(VARIABLE, "")
     if choice == "":
         exact = torch.float32 in (q.dtype, v.dtype) and not torch.backends.cuda.matmul.allow_tf32
         return "triton" if q.device.type == "cuda" and not exact and why_not_triton(q, v) is None else "torch"

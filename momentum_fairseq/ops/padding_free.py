@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_momentum, check_shapes, shapes_of
+from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, shapes_of
 from momentum_fairseq.ops.kernel_choice import kernel_for
-from momentum_fairseq.ops.linear_attention import linear_attention
-from momentum_fairseq.ops.momentum_attention import momentum_attention
+from momentum_fairseq.ops.linear_attention import LinearState, causal_linear_attention, linear_attention
+from momentum_fairseq.ops.momentum_attention import MomentumState, causal_momentum_attention, momentum_attention
 from momentum_fairseq.ops.momentum_weights import weights_of_counts
 from momentum_fairseq.ops.noncausal_by_kernel import empty
+
+CAUSAL = {causal_momentum_attention: MomentumState, causal_linear_attention: LinearState}
 
 
 def padding_free_attention(
@@ -28,8 +31,8 @@ def padding_free_attention(
 ) -> Any:
     """What `attention` gives for each of n sequences alone; exact, differentiable, without a loop over the sequences.
 
-    Triton's kernels for `momentum_attention` and `linear_attention` read each sequence where it lies. All else works through a
-    padded batch `[n,H,L,D]` of the longest sequence's length L: sort very different lengths into batches.
+    Triton's kernels for momentum and linear attention, causal or not, read each sequence where it lies. All else works through
+    a padded batch `[n,H,L,D]` of the longest sequence's length L: sort very different lengths into batches.
 
     Args:
         attention: an op of this package on q `[B,H,N,D]`, k `[B,H,S,D]`, v `[B,H,S,M]` that takes `key_padding_mask`.
@@ -63,6 +66,8 @@ def padding_free_attention(
         )
     if attention in (momentum_attention, linear_attention) and kernel_for(q, v) == "triton" and not empty(q, k, v):
         return attend_by_kernel(attention, q, k, v, (cu_seqlens, key_cu_seqlens), tuple(lengths), **options)
+    if attention in CAUSAL and key_cu_seqlens is cu_seqlens and kernel_for(q, v) == "triton" and not empty(q, k, v):
+        return attend_causally_by_kernel(attention, q, k, v, cu_seqlens, lengths[0], **options)
     q_padded, _ = padded(q, cu_seqlens, lengths[0])
     k, padding = padded(k, key_cu_seqlens, lengths[1])
     v, _ = padded(v, key_cu_seqlens, lengths[1])
@@ -94,6 +99,42 @@ def attend_by_kernel(
         after = bounds[1][sequence_of(bounds[1], k.shape[2]) + 1] - torch.arange(k.shape[2], device=k.device)
         numbers = {"weights": weights_of_counts(after.double(), **numbers)}
     return attend(q, k, v, bounds=bounds, most=most, eps=eps, **numbers)
+
+
+def attend_causally_by_kernel(
+    attention: Callable[..., Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bounds: Tensor,
+    longest: int,
+    *,
+    eps: float = 1e-6,
+    initial_state: LinearState | MomentumState | None = None,
+    return_state: bool = False,
+    feature_map: Callable[[Tensor], Tensor] | None = None,
+    **numbers: float | Tensor,
+) -> Any:
+    """`causal_momentum_attention` with its numbers, or `causal_linear_attention` without, of each sequence."""
+    check_shapes(q, k, v, None)
+    check_causal(q, k)
+    kind = CAUSAL[attention]
+    if kind is MomentumState:
+        check_momentum(**numbers, heads=q.shape[1])
+    else:
+        numbers = {"momentum": None, **numbers}
+    state = initial_state
+    if state is not None:
+        check_state(state, kind, k.expand(len(bounds) - 1, -1, -1, -1), v)
+        state = (state.s, None if kind is LinearState else state.m, state.z)
+    out, state = causal_by_kernel(
+        q, k, v, key_padding_mask=None, eps=eps, initial_state=state, return_state=return_state, feature_map=feature_map,
+        bounds=bounds, longest=longest, **numbers,
+    )  # fmt: skip
+    if not return_state:
+        return out
+    s, m, z = state
+    return out, LinearState(s, z) if kind is LinearState else MomentumState(s, m, z)
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, x: Tensor, max_length: int | None) -> int:

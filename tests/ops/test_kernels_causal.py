@@ -17,8 +17,8 @@ from momentum_fairseq.ops import (
 )
 from momentum_fairseq.ops.feature_maps import squared_relu
 from momentum_fairseq.ops.kernel_choice import VARIABLE
-from momentum_fairseq.ops.kernels import causal_launches
-from momentum_fairseq.ops.kernels.causal_launches import Tile
+from momentum_fairseq.ops.kernels import causal_setting
+from momentum_fairseq.ops.kernels.causal_setting import Tile
 from tests.ops.cases import padding_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,11 +35,11 @@ def _triton(monkeypatch):
 @pytest.fixture
 def _small_tiles(monkeypatch):
     """Several chunks and blocks of columns in a short sequence."""
-    monkeypatch.setattr(causal_launches, "tile_of", lambda *_: Tile(16, 32, 4, 1))
+    monkeypatch.setattr(causal_setting, "tile_of", lambda *_: Tile(16, 32, 4, 1))
 
 
 def split_into(monkeypatch, segments):
-    monkeypatch.setattr(causal_launches, "number_of_segments", lambda *_: segments)
+    monkeypatch.setattr(causal_setting, "number_of_segments", lambda *_: segments)
 
 
 def draw(*shape, seed=0, dtype=torch.float32):
@@ -321,7 +321,7 @@ def test_it_compiles_into_one_graph(kind):
 def test_torch_finds_no_fault_in_the_operation():
     q, k, v = inputs(17)
     beta, gamma = (torch.tensor([x], device=DEVICE, requires_grad=True) for x in (0.9, 0.7))
-    arguments = (q, k, v, beta, gamma, 0.0, 1.0, False, mask_of(17, "left"), None, None, None, 1e-6, True, False)
+    arguments = (q, k, v, beta, gamma, 0.0, 1.0, False, mask_of(17, "left"), None, 17, None, None, None, 1e-6, True, False)
     torch.library.opcheck(torch.ops.momentum_fairseq.causal_attention.default, arguments)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import (
+    LinearState,
     MomentumState,
     causal_linear_attention,
     causal_momentum_attention,
@@ -80,6 +81,70 @@ def test_triton_reads_each_sequence_where_it_lies(lengths, key_lengths, learned,
 
     leaves += tensors
     kernel = with_gradients(ours, leaves)
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert_exact(kernel, with_gradients(alone, doubled(leaves)), LIMITS[torch.float32])
+
+
+def small_chunks(monkeypatch, segments):
+    """Several chunks and segments in a short sequence; the kernels' number of segments is noted in the list that it returns."""
+    pytest.importorskip("triton")
+    from momentum_fairseq.ops.kernels import causal_launches, causal_setting
+
+    monkeypatch.setenv(VARIABLE, "triton")
+    monkeypatch.setattr(causal_setting, "tile_of", lambda *_: causal_setting.Tile(16, 32, 4, 1))
+    monkeypatch.setattr(causal_setting, "number_of_segments", lambda *_: segments)
+    forward, walked = causal_launches.forward, []
+
+    def noted(q, k, v, setting, *rest):
+        walked.append(setting.segments)
+        return forward(q, k, v, setting, *rest)
+
+    monkeypatch.setattr(causal_launches, "forward", noted)
+    return walked
+
+
+CAUSAL_OPS = [("causal momentum", False), ("causal momentum", True), ("causal linear", False)]
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("op, learned", CAUSAL_OPS)
+def test_triton_walks_over_each_causal_sequence_where_it_lies(op, learned, segments, monkeypatch):
+    """Output, states and all gradients, those of the states too, are those of each sequence alone in float64."""
+    walked = small_chunks(monkeypatch, segments)
+    lengths = (37, 5, 0, 16)
+    attention, numbers = OPS[op]
+    leaves = kernel_inputs(sum(lengths), sum(lengths), 8, 9, batch=1, heads=2)
+    learnable = {"momentum": [0.3, 0.95], "step_size": [0.5, 2.0]} if learned else {}
+    leaves += [torch.tensor(x, device=DEVICE, requires_grad=True) for x in learnable.values()]
+    shapes = [(len(lengths), 2, 8, 9)] * (1 if op == "causal linear" else 2) + [(len(lengths), 2, 8)]
+    leaves += [torch.rand(shape, generator=torch.Generator().manual_seed(7)).to(DEVICE).requires_grad_() for shape in shapes]
+    kind = LinearState if op == "causal linear" else MomentumState
+
+    def parts(given):
+        own = {**numbers, **dict(zip(learnable, given, strict=False))}
+        return own, kind(*given[len(learnable) :])
+
+    def ours(q, k, v, *given):
+        own, state = parts(given)
+        options = {"initial_state": state, "return_state": True, "cu_seqlens": bounds(lengths)}
+        out, last = padding_free_attention(attention, q, k, v, **options, **own)
+        return torch.cat([out.flatten(), *(x.flatten() for x in last)])
+
+    def alone(q, k, v, *given):
+        own, state = parts(given)
+        outs, lasts, start = [], [], 0
+        for i, length in enumerate(lengths):
+            first = kind(*(x[i : i + 1] for x in state))
+            piece = (x[:, :, start : start + length] for x in (q, k, v))
+            out, last = attention(*piece, initial_state=first, return_state=True, **own)
+            outs.append(out)
+            lasts.append(last)
+            start += length
+        states = (torch.cat(x) for x in zip(*lasts, strict=True))
+        return torch.cat([torch.cat(outs, dim=2).flatten(), *(x.flatten() for x in states)])
+
+    kernel = with_gradients(ours, leaves)
+    assert walked == [segments]
     monkeypatch.setenv(VARIABLE, "torch")
     assert_exact(kernel, with_gradients(alone, doubled(leaves)), LIMITS[torch.float32])
 

@@ -1,0 +1,143 @@
+"""What the causal kernels of one call share: sizes of tiles, number of segments, the table of weights."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from momentum_fairseq.ops.kernels.causal_tiles import View
+from momentum_fairseq.ops.kernels.tiles import precision
+
+
+class Tile(NamedTuple):
+    """Positions of a chunk, columns of the state that one program holds, warps of a program, loads ahead."""
+
+    chunk: int
+    columns: int
+    warps: int
+    stages: int
+
+
+# By the architecture's major version, then whether operands take 2 bytes, then the largest contracted width. Pinned rather than
+# searched for, so that the first call doesn't take seconds. Chosen by what ptxas says of registers and shared memory; not yet
+# timed on any GPU.
+HOPPER = {
+    True: {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
+    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 2), 256: Tile(16, 32, 8, 1)},
+}
+AMPERE = {
+    True: {64: Tile(64, 64, 4, 2), 128: Tile(64, 32, 4, 2), 256: Tile(32, 32, 8, 2)},
+    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 1), 256: Tile(16, 32, 8, 1)},
+}
+TILES = {8: AMPERE, 9: HOPPER, 10: HOPPER}
+
+
+class Setting(NamedTuple):
+    """What all kernels of one call share.
+
+    Attributes:
+        table: of weights, `[H or 1,6,C+1]`; None = there is no momentum, and one state.
+        gamma: γ, `[H]` or `[1]`, float32.
+        padding: `[B,N]` uint8, 1 = padding; or None.
+        bounds: `[n+1]`: B is 1, and n sequences lie one after the other; None = there is one a row.
+        sequences: n, or B.
+        feature_map: whether φ(x) = elu(x) + 1 is taken of q and k on the way.
+        operand: the dtype of the numbers that are multiplied.
+        precision: how they are multiplied where that is float32.
+        tile: sizes, for both orders of D and M.
+        segments, segment_chunks: of one head, and the chunks of each.
+        eps: added to the normaliser.
+    """
+
+    table: View | None
+    gamma: View
+    padding: View | None
+    bounds: Tensor | None
+    sequences: int
+    feature_map: bool
+    operand: tl.dtype
+    precision: str
+    tile: Tile
+    segments: int
+    segment_chunks: int
+    eps: float
+
+
+def setting_of(
+    q: Tensor, k: Tensor, v: Tensor, numbers: tuple[float, float], beta: Tensor | None, gamma: Tensor | None, linear: bool,
+    padding: Tensor | None, bounds: Tensor | None, longest: int, eps: float, feature_map: bool,
+) -> Setting:  # fmt: skip
+    """β and γ are `beta` and `gamma` where given, else `numbers`; no sequence has more than `longest` positions."""
+    products = precision(q, k, v)
+    width, columns = max(q.shape[3], v.shape[3]), min(q.shape[3], v.shape[3])
+    tile = tile_of(q.device, products["HALF"], width)
+    chunks = max(1, -(-longest // tile.chunk))
+    sequences = q.shape[0] if bounds is None else bounds.shape[0] - 1
+    programs = sequences * q.shape[1] * -(-columns // tile.columns)
+    segment_chunks = -(-chunks // number_of_segments(q.device, programs, chunks))
+    table = None
+    if not linear:
+        table = fixed_table(numbers[0], tile.chunk, q.device) if beta is None else weight_table(beta, tile.chunk)
+    return Setting(
+        table=None if table is None else per_head(table),
+        gamma=per_head(fixed_number(numbers[1], q.device) if gamma is None else gamma.float().contiguous()),
+        padding=None if padding is None else View(padding.view(torch.uint8), padding.stride()),
+        bounds=bounds,
+        sequences=sequences,
+        feature_map=feature_map,
+        operand=tl.bfloat16 if products["HALF"] else tl.float32,
+        precision=products["PRECISION"],
+        tile=tile,
+        segments=-(-chunks // segment_chunks),
+        segment_chunks=segment_chunks,
+        eps=eps,
+    )
+
+
+def tile_of(device: torch.device, half: bool, width: int) -> Tile:
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+    sizes = TILES.get(major, AMPERE)[half]
+    return next(tile for largest, tile in sizes.items() if width <= largest)
+
+
+def number_of_segments(device: torch.device, programs: int, chunks: int) -> int:
+    """1 where the heads fill the device; else enough for two programs on each multiprocessor, of four chunks or more.
+
+    In segments, keys and values are read twice.
+    """
+    if device.type != "cuda":
+        return 1
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return 1 if programs >= processors else max(1, min(chunks // 4, 2 * processors // programs))
+
+
+def per_head(x: Tensor) -> View:
+    """`[H,..]`, or `[1,..]`, which serves all heads."""
+    return View(x, (x.stride(0) if x.shape[0] > 1 else 0,))
+
+
+def weight_table(beta: Tensor, chunk: int) -> Tensor:
+    """β `[H]` → `[H,6,C+1]` float32: for n = 0 … C the rows that `causal_tiles` names. Sums of positive terms, in float64."""
+    beta = beta.double().reshape(-1, 1)
+    count = torch.arange(chunk + 1, dtype=torch.float64, device=beta.device)
+    decay = beta**count
+    growth = decay.cumsum(-1)
+    before = torch.nn.functional.pad(growth[:, :-1], (1, 0))  # w_{n−1}
+    decay_slope = torch.nn.functional.pad(decay[:, :-1], (1, 0)) * count
+    rows = (growth, beta * before, decay, (beta - 1) * before, decay_slope.cumsum(-1), decay_slope)
+    return torch.stack(rows, dim=1).float().contiguous()
+
+
+@lru_cache(maxsize=64)
+def fixed_table(momentum: float, chunk: int, device: torch.device) -> Tensor:
+    """Kept: a dozen small operations otherwise take longer than a short sequence's attention."""
+    with torch.inference_mode(False):
+        return weight_table(torch.full((1,), momentum, dtype=torch.float64, device=device), chunk)
+
+
+@lru_cache(maxsize=64)
+def fixed_number(value: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full((1,), value, device=device)
