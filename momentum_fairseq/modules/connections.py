@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import lookup
+from momentum_fairseq.ops.adaptive_step import adaptive_step
 
 RATIO_DENOMINATORS = ("output", "velocity")
 
@@ -98,15 +99,11 @@ class AdaptiveMomentumConnection(nn.Module):
         """`[B,N,C]`, `[B,N,C]` → `[B,N,C]` and the state for the next sub-layer."""
         if state is None:
             return torch.add(x, a, alpha=self.step_size), ConnectionState(a, a, None)
-        denominator = state.output if self.ratio == "output" else state.velocity
-        ratio = self._norm(a - state.output) / self._norm(denominator)
-        momentum = (1 - ratio.sqrt()).square().clamp(max=1 - self.delta).to(a.dtype)  # [B,N,1]
-        velocity = torch.addcmul(a, momentum, state.velocity)
-        return torch.add(x, velocity, alpha=self.step_size), ConnectionState(velocity, a, momentum)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp(min=self.eps)
+        reference = state.output if self.ratio == "output" else state.velocity
+        x, velocity, momentum = adaptive_step(
+            x, a, state.output, state.velocity, reference, self.step_size, self.delta, self.eps
+        )
+        return x, ConnectionState(velocity, a, momentum)
 
 
 CONNECTIONS: dict[str, Callable[[ConnectionOptions], nn.Module]] = {

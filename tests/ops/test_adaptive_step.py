@@ -1,0 +1,81 @@
+"""The adaptive step's backward by hand against autograd of torch's own operations."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from momentum_fairseq.ops.adaptive_step import adaptive_step, plain_step
+
+NUMBERS = {"step_size": 0.9, "delta": 0.1, "eps": 1e-6}
+
+
+def case(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """x, a_k, a_{k−1}, u_{k−1} `[2,6,5]` whose β̃ lie inside its range, at its end, and where a norm is below eps."""
+    generator = torch.Generator().manual_seed(2)
+    x, push, change, velocity = torch.randn(4, 2, 6, 5, generator=generator, dtype=torch.float64)
+    last_push = push + change * torch.tensor([0.01, 0.2, 1, 30, 0.3, 0.3]).view(6, 1)
+    push, last_push, velocity = push.clone(), last_push.clone(), velocity.clone()
+    last_push[:, 4], velocity[:, 4] = 1e-9 * last_push[:, 4], 1e-9 * velocity[:, 4]
+    push[:, 5] = last_push[:, 5] + 1e-9
+    return [tensor.to(dtype).requires_grad_() for tensor in (x, push, last_push, velocity)]
+
+
+def reference_of(tensors: list[Tensor], name: str) -> Tensor:
+    return tensors[2] if name == "output" else tensors[3]
+
+
+def gradients_of(step, tensors: list[Tensor], name: str) -> tuple[Tensor, ...]:
+    out = step(*tensors, reference_of(tensors, name), **NUMBERS)
+    generator = torch.Generator().manual_seed(3)
+    directions = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype) for y in out]
+    return *out, *torch.autograd.grad(out, tensors, directions)
+
+
+@pytest.mark.parametrize("name", ["output", "velocity"])
+def test_values_and_gradients_are_those_of_torchs_operations(name):
+    found, expected = (gradients_of(step, case(), name) for step in (adaptive_step, plain_step))
+    momentum = expected[2]
+    assert (momentum == 0.9).any() and ((momentum > 0) & (momentum < 0.9)).any()
+    for mine, torchs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["output", "velocity"])
+def test_first_and_second_gradients_are_the_derivatives(name):
+    tensors = [tensor.detach()[:, 1:3].requires_grad_() for tensor in case()]
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return adaptive_step(*tensors, reference_of(list(tensors), name), **NUMBERS)
+
+    assert torch.autograd.gradcheck(step, tensors)
+    assert torch.autograd.gradgradcheck(step, tensors)
+
+
+@pytest.mark.parametrize("held", range(4))
+def test_a_gradient_that_is_not_asked_for_changes_nothing(held):
+    tensors = case()
+    expected = gradients_of(plain_step, tensors, "output")[3:]
+    rest = [tensor for i, tensor in enumerate(tensors) if i != held]
+    tensors[held] = tensors[held].detach()
+    out = adaptive_step(*tensors, reference_of(tensors, "output"), **NUMBERS)
+    generator = torch.Generator().manual_seed(3)
+    directions = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in out]
+    found = torch.autograd.grad(out, rest, directions, create_graph=True)
+    for mine, torchs in zip(found, expected[:held] + expected[held + 1 :], strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-10, atol=1e-10)
+
+
+def test_mixed_dtypes_go_by_torchs_operations():
+    x, push, last_push, velocity = case(torch.float32)
+    push, last_push, velocity = (tensor.detach().bfloat16().requires_grad_() for tensor in (push, last_push, velocity))
+    out, new_velocity, momentum = adaptive_step(x, push, last_push, velocity, last_push, **NUMBERS)
+    assert (out.dtype, new_velocity.dtype, momentum.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    gradients = torch.autograd.grad(out.sum(), (x, push, last_push, velocity))
+    assert [gradient.dtype for gradient in gradients] == [torch.float32] + 3 * [torch.bfloat16]
+
+
+def test_autograd_keeps_only_what_came_in():
+    tensors, kept = case(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        adaptive_step(*tensors, tensors[2], **NUMBERS)
+    assert {tensor.data_ptr() for tensor in kept} <= {tensor.data_ptr() for tensor in tensors}
