@@ -1,5 +1,6 @@
 """Scores of whole translations by an autoregressive teacher, to rank the outputs of a length beam (Gu et al., ICLR 2018)."""
 
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ class TeacherScorer:
             FileNotFoundError: no such file.
             ValueError: a model that doesn't predict word after word, or one of other dictionaries.
         """
+        task = copy(task)
+        task.cfg = deepcopy(task.cfg)
+        task.cfg.eval_bleu = False  # for its sake fairseq builds a generator around any model that it loads
         try:
             models, _ = checkpoint_utils.load_model_ensemble([path], task=task)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Optional
 
@@ -11,6 +11,7 @@ import torch
 from fairseq import utils
 from fairseq.data import LanguagePairDataset, StripTokenDataset, data_utils
 from fairseq.dataclass import ChoiceEnum
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
@@ -24,6 +25,8 @@ GENERATION_ARGUMENTS = {
     "iter_decode_with_beam": 1,
     "retain_iter_history": False,
 }
+# These fairseq's command line sees to, or the generator refuses; the other options of beam search are refused here.
+OTHER_ARGUMENTS = ("beam", "nbest", "prefix_size", "print_step", "no_beamable_mm", "no_seed_provided")
 
 
 @dataclass
@@ -91,6 +94,17 @@ class TranslationNatTask(TranslationTask):
                     f"dictionary that the model was trained with"
                 )
         return super().setup_task(cfg, **kwargs)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build a model; one from a checkpoint may be the teacher of --rescore-with.
+
+        Raises:
+            ValueError: a model to be trained that doesn't refine.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint:
+            check_refines(model)
+        return model
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; its targets lose their EOS.
@@ -176,8 +190,11 @@ class TranslationNatTask(TranslationTask):
         """The generator for fairseq's generation options, or for the JSON of --eval-bleu-args.
 
         Raises:
-            ValueError: an unknown key in --eval-bleu-args.
+            ValueError: an unknown key in --eval-bleu-args, options of beam search, or a model that doesn't refine.
         """
+        for model in models:
+            check_refines(model)
+        refuse_beam_search(args)
         if isinstance(args, Namespace):
             unknown = vars(args).keys() - GENERATION_ARGUMENTS.keys()
             if unknown and not hasattr(args, "iter_decode_eos_penalty"):
@@ -197,6 +214,26 @@ class TranslationNatTask(TranslationTask):
             retain_history=values["retain_iter_history"],
             scorer=None if self.cfg.rescore_with is None else TeacherScorer.load(self.cfg.rescore_with, self),
         )
+
+
+def check_refines(model: Any) -> None:
+    """Raise ValueError for a model without refinement steps."""
+    if not hasattr(model, "refine"):
+        name = type(model).__name__
+        raise ValueError(f"--task translation_nat takes models that refine (momentum_nat), not {name}; --task translation may")
+
+
+def refuse_beam_search(args: Any) -> None:
+    """Raise ValueError for generation options that refinement would have to ignore."""
+    if getattr(args, "beam", 1) not in (1, GenerationConfig.beam):  # what all give who don't mean to have one
+        raise ValueError(f"--beam {args.beam}: refinement searches no beam; --iter-decode-with-beam tries several lengths")
+    nbest, lengths = getattr(args, "nbest", 1), getattr(args, "iter_decode_with_beam", 1)
+    if nbest > lengths:
+        raise ValueError(f"--nbest {nbest} needs --iter-decode-with-beam of at least {nbest}, got {lengths}")
+    for option in fields(GenerationConfig):
+        value = getattr(args, option.name, option.default)
+        if option.name not in (*GENERATION_ARGUMENTS, *OTHER_ARGUMENTS) and value != option.default:
+            raise ValueError(f"--{option.name.replace('_', '-')} {value}: iterative refinement can't honour it; leave it out")
 
 
 def _ordered(dataset: LanguagePairDataset, seed: int) -> np.ndarray:
