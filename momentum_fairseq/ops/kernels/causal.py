@@ -247,24 +247,24 @@ def by_torch(
     longest: int, eps: float, feature_map: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
     """Output, and s / γ, −m and z after the last key, of `causal_attention` in torch's operations."""
-    from momentum_fairseq.ops import linear_attention, momentum_attention, padding_free  # which come here where there is a GPU
+    from momentum_fairseq import ops  # which leads here
 
     gamma = step_size if gamma is None else gamma
     scale = gamma.reshape(-1, 1, 1) if isinstance(gamma, Tensor) else gamma
     options = {"eps": eps, "return_state": True, "feature_map": elu_plus_one if feature_map else None}
     if linear:
-        attention = linear_attention.causal_linear_attention
-        state = None if first is None else linear_attention.LinearState(first, sums)
+        attention = ops.causal_linear_attention
+        state = None if first is None else ops.LinearState(first, sums)
     else:
-        attention = momentum_attention.causal_momentum_attention
+        attention = ops.causal_momentum_attention
         options |= {"momentum": momentum if beta is None else beta, "step_size": gamma}
-        state = None if first is None else momentum_attention.MomentumState(first * scale, -second, sums)
+        state = None if first is None else ops.MomentumState(first * scale, -second, sums)
     with kernel("torch"):
         if bounds is None:
             out, state = attention(q, k, v, key_padding_mask=padding, initial_state=state, **options)
         else:
             cut = {"cu_seqlens": bounds, "max_length": longest}
-            out, state = padding_free.padding_free_attention(attention, q, k, v, initial_state=state, **cut, **options)
+            out, state = ops.padding_free_attention(attention, q, k, v, initial_state=state, **cut, **options)
     if linear:
         return out, state.s, None, state.z
     return out, state.s / scale, -state.m, state.z
