@@ -50,7 +50,8 @@ def logistic_mixture_log_prob(parameters: Tensor, values: Tensor) -> Tensor:
 def sample_logistic_mixture(parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw values with the probabilities of `logistic_mixture_log_prob`.
 
-        k ~ π,   u ~ uniform(0, 1),   x = μ_k + s_k (log u − log(1 − u)),   v = round(127.5 (x + 1)) within 0 … 255
+        k = argmax_k (logit_k − log e_k),   e_k ~ exponential(1): k ~ π without computing π (Gumbel-max)
+        u ~ uniform(0, 1),   x = μ_k + s_k (log u − log(1 − u)),   v = round(127.5 (x + 1)) within 0 … 255
 
     Args:
         parameters: `[..., 3K]`. generator: on their device; None = torch's own.
@@ -62,11 +63,11 @@ def sample_logistic_mixture(parameters: Tensor, generator: torch.Generator | Non
         ValueError: parameters that are no triples.
     """
     logits, means, log_scales = mixture_of(parameters)
-    component = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator).view(*means.shape[:-1], 1)
+    component = (logits - torch.empty_like(logits).exponential_(generator=generator).log_()).argmax(-1, keepdim=True)
     mean, scale = means.gather(-1, component).squeeze(-1), log_scales.gather(-1, component).squeeze(-1).exp()
     uniform = torch.rand(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    x = mean + scale * torch.logit(uniform)
-    return ((x + 1) * ((VALUES - 1) / 2)).round().clamp(0, VALUES - 1).long()
+    x = torch.addcmul(mean, scale, uniform.logit_())
+    return x.add_(1).mul_((VALUES - 1) / 2).round_().clamp_(0, VALUES - 1).long()
 
 
 def mixture_of(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
