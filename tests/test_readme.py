@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -98,6 +99,41 @@ def test_sizes_that_a_kind_has_by_itself_are_those_of_its_help():
 def test_every_preset_that_is_named_is_registered(name):
     named = set(re.findall(r"\b(?:momentum_(?:nat|transformer|lm)|lra_classifier)(?:_[a-z0-9]+)*\b", TEXTS[name]))
     assert sorted(named - set(ARCH_MODEL_REGISTRY)) == []
+
+
+def commands(text: str) -> list[str]:
+    """The lines of indented blocks, continued ones joined, comments left out."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [re.sub(r"\s+# .*", "", line.strip()) for line in joined.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("tool", ["train", "generate"])
+def test_fairseq_takes_the_commands_as_they_stand(tool):
+    words = [shlex.split(line)[1:] for line in commands(TEXTS["README.md"]) if line.startswith(f"fairseq-{tool} ")]
+    assert len(words) == 2
+    for line in words:
+        at = line.index("--user-dir")
+        assert (ROOT / line[at + 1] / "__init__.py").is_file()
+        del line[at : at + 2]  # imported above
+        parser = options.get_training_parser() if tool == "train" else options.get_generation_parser()
+        options.parse_args_and_arch(parser, line)
+
+
+@EVERY
+def test_every_variable_of_a_command_is_one_of_its_script(name):
+    for line in commands(TEXTS[name]):
+        if found := re.match(r"(?:python3? |((?:\w+=(?:'[^']*'|\"[^\"]*\"|\S+) )+)bash )(\S+)", line):
+            script = ROOT / found[2]
+            assert script.is_file(), line
+            text = script.read_text("utf-8") + (ROOT / "scripts/run_row.sh").read_text("utf-8")
+            assert [v for v in re.findall(r"(\w+)=", found[1] or "") if not re.search(rf"\b{v}\b", text)] == [], line
+
+
+def test_what_the_quickstart_shows_stands_in_its_log():
+    log = TEXTS["README.md"].split("[whole log](")[1].split(")")[0]
+    shown = TEXTS["README.md"].split(log)[1].split("\n\nAfter ")[0].splitlines()[1:]
+    lines = {line.strip() for line in (ROOT / log).read_text("utf-8").splitlines()}
+    assert len(shown) > 10 and [line for line in shown if line.strip() and line.strip() not in lines] == []
 
 
 def test_every_preset_is_named():
