@@ -45,7 +45,13 @@ class NatRefinementLoss(FairseqCriterion):
         self.length_loss_factor, self.most_logits = length_loss_factor, most_logits
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """Loss summed over tokens, the number of tokens, and what to log."""
+        """Loss summed over tokens, the number of tokens, and what to log.
+
+        Raises:
+            ValueError: a batch of another task, which says nothing of refinement steps.
+        """
+        if "step_inputs" not in sample:
+            raise ValueError("nat_refinement_loss needs --task translation_nat, which draws the inputs of the refinement steps")
         device, most_logits = sample["target"].device.type, self.most_logits
         output = model(
             **sample["net_input"],

@@ -23,6 +23,7 @@ from momentum_fairseq.ops import FEATURE_MAPS
 
 # Options that a model may change between one run and the next.
 NOT_OF_THE_FUNCTION = ("dropout", "max_source_positions", "max_target_positions")
+COUNTS = ("embed_dim", "ffn_dim", "layers", "heads", "max_source_positions", "max_target_positions")
 
 
 MaybeInt = Optional[int]  # noqa: UP045 (fairseq reads this form alone)
@@ -84,7 +85,15 @@ class ModelConfig(FairseqDataclass):
 
 
 def layer_options(cfg: Any) -> LayerOptions:
-    """The part of a model config that its layers are made of."""
+    """The part of a model config that its layers are made of.
+
+    Raises:
+        ValueError: a size below 1, or a length of no token.
+    """
+    for name in COUNTS:
+        value = getattr(cfg, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     longest = max(length for length in (cfg.max_source_positions, cfg.max_target_positions, 0) if length is not None)
     return LayerOptions(
         embed_dim=cfg.embed_dim,

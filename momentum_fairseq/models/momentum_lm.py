@@ -46,6 +46,7 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
                 f"momentum_lm predicts the words that it reads, {len(source_dictionary)} of them, not "
                 f"{len(target_dictionary)}; leave --output-dictionary-size off"
             )
+        options = layer_options(cfg)
         longest = cfg.tokens_per_sample if cfg.max_target_positions is None else cfg.max_target_positions
         words = embedding(len(source_dictionary), cfg.embed_dim, source_dictionary.pad())
         decoder = CausalDecoder(
@@ -53,7 +54,7 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
             words,
             mixture_projection(cfg) if cfg.mixture_components else output_projection(cfg, words),
             cfg.layers,
-            layer_options(cfg),
+            options,
             SinusoidalPositions(longest + 1, cfg.embed_dim),  # --add-bos-token comes on top
             max_target_positions=longest,
             cross_attention=False,

@@ -11,10 +11,15 @@ class LengthPredictor(nn.Module):
 
     Args:
         embed_dim: C. num_layers: L encoder outputs are read. max_offset: R; there are 2R + 1 classes.
+
+    Raises:
+        ValueError: a negative max_offset.
     """
 
     def __init__(self, embed_dim: int, num_layers: int, max_offset: int = 20) -> None:
         super().__init__()
+        if max_offset < 0:
+            raise ValueError(f"the largest length offset (--max-length-offset) must not be negative, got {max_offset}")
         self.max_offset = max_offset
         self.classifier = nn.Linear(embed_dim * num_layers, 2 * max_offset + 1)
 

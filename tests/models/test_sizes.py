@@ -1,0 +1,29 @@
+"""Sizes of models that make no model: refused by their flags."""
+
+import pytest
+
+from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
+from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
+
+
+@pytest.mark.parametrize("option", ["embed_dim", "ffn_dim", "layers", "heads", "max_source_positions", "max_target_positions"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_size_below_one_is_refused(build_model, option, value):
+    with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} must be at least 1, got {value}"):
+        build_model(**{option: value})
+
+
+def test_a_language_model_without_width_is_refused(dictionary):
+    config = MomentumLmConfig(embed_dim=0, tokens_per_sample=8, max_source_positions=8, max_target_positions=8)
+    with pytest.raises(ValueError, match="--embed-dim must be at least 1, got 0"):
+        MomentumLmModel(config, dictionary, dictionary)
+
+
+def test_a_negative_length_offset_is_refused(build_model):
+    with pytest.raises(ValueError, match=r"\(--max-length-offset\) must not be negative, got -1"):
+        build_model(max_length_offset=-1)
+
+
+def test_the_loss_names_the_task_that_it_needs(build_model):
+    with pytest.raises(ValueError, match="nat_refinement_loss needs --task translation_nat"):
+        NatRefinementLoss(None, 1.0)(build_model(), {"net_input": {}, "target": None, "ntokens": 1})
