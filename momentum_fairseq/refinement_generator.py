@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+from momentum_fairseq.models.nat_encoder import EncoderOutput
+from momentum_fairseq.modules.packed_linear import packed_weights
 from momentum_fairseq.teacher_scorer import TeacherScorer
 
 STOPPING_RULES = ("equality", "jaccard")
+WORDS_AT_ONCE = 256  # that a CPU refines: its own cache holds what a layer makes of them, and products gain little from more
 Hypothesis = dict[str, Any]
 
 
@@ -94,14 +97,13 @@ class RefinementGenerator:
             raise ValueError("iterative refinement can't honour a prefix (--prefix-size) or --constraints")
         model = models[0]
         model.eval()  # returns None once fairseq has prepared the model for inference
-        source = model.encode(sample["net_input"]["src_tokens"])
-        sentences = len(source.lengths)
-        lengths = self._lengths(model, source, sample)  # [B, beam]
-        beam = lengths.shape[1]
-        if beam > 1:
-            source = source.repeat(beam)
-        outputs = self._refine(model, model.translate(source, lengths.flatten()))
-        hypotheses = [self._hypothesis(output) for output in outputs]
+        with packed_weights(model):
+            source = model.encode(sample["net_input"]["src_tokens"])
+            lengths = self._lengths(model, source, sample)  # [B, beam]
+            sentences, beam = lengths.shape
+            if beam > 1:
+                source = source.repeat(beam)
+            hypotheses = self._translate(model, source, lengths.flatten())
         if self.scorer is not None:
             sources = sample["net_input"]["src_tokens"].repeat_interleave(beam, dim=0)
             for hypothesis, score in zip(hypotheses, self.scorer.score(sources, [h["tokens"] for h in hypotheses]), strict=True):
@@ -112,12 +114,24 @@ class RefinementGenerator:
             ranked.append(sorted(candidates, key=lambda h: h["score"], reverse=True))
         return ranked
 
-    def _lengths(self, model: MomentumNatModel, source: Any, sample: dict[str, Any]) -> Tensor:
+    def _lengths(self, model: MomentumNatModel, source: EncoderOutput, sample: dict[str, Any]) -> Tensor:
         if not self.oracle_length:
             return model.predict_lengths(source, self.length_beam)
         if sample.get("target") is None:
             raise ValueError("oracle lengths need references; this input has none")
         return sample["target"].ne(self.padding).sum(1, keepdim=True).clamp(min=1)
+
+    def _translate(self, model: MomentumNatModel, source: EncoderOutput, lengths: Tensor) -> list[Hypothesis]:
+        """Translate sentences to `lengths` words, int64 `[B]`, those of like length together."""
+        if lengths.device.type != "cpu" or len(lengths) == 1:
+            records = self._refine(model, model.translate(source, lengths))
+        else:
+            records = [{} for _ in lengths]
+            for rows in groups_of_like_length(lengths):
+                some = self._refine(model, model.translate(source.select(rows), lengths[rows]))
+                for row, record in zip(rows.tolist(), some, strict=True):
+                    records[row] = record
+        return [self._hypothesis(record) for record in records]
 
     def _refine(self, model: MomentumNatModel, state: RefinementState) -> list[Hypothesis]:
         """Run the passes; returns one record a row, in the rows' order."""
@@ -190,3 +204,14 @@ class RefinementGenerator:
         if not self.retain_history:
             del hypothesis["history"]
         return hypothesis
+
+
+def groups_of_like_length(lengths: Tensor) -> list[Tensor]:
+    """int64 `[B]` → which sentences to refine together, int64 each: as few groups as hold about `WORDS_AT_ONCE` each, padded."""
+    ordered, rows = lengths.sort(stable=True)
+    ends, start = [], 0
+    for end, length in enumerate(ordered.tolist()):
+        if end > start and (end + 1 - start) * length > WORDS_AT_ONCE:
+            ends.append(end)
+            start = end
+    return list(rows.tensor_split(ends))

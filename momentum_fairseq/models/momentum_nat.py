@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
@@ -15,10 +14,8 @@ from momentum_fairseq.models.embeddings import output_projection, source_and_tar
 from momentum_fairseq.models.nat_decoder import DecoderMemory, NatDecoder, uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
-from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions
+from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions, WordProjection
 from momentum_fairseq.ops.blocked_cross_entropy import blocked_cross_entropy
-
-PROJECTION_BLOCK = 1 << 22  # logits in memory at once while decoding: 16 MB in float32; with fewer rows a product is slower
 
 
 @dataclass
@@ -78,6 +75,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         self.decoder2 = NatDecoder(cfg.layers, options, positions)
         self.length_predictor = LengthPredictor(cfg.embed_dim, cfg.layers, cfg.max_length_offset)
         self.output_projection = output_projection(cfg, self.target_embedding)
+        self.words = WordProjection(self.output_projection, self.first_word)
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "MomentumNatModel":
@@ -184,26 +182,16 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         BOS, EOS and padding are never produced. Real positions only, a block at a time: `[B,N,V]` is never in memory. Of equal
         logits the first word wins.
         """
-        weight = self.output_projection.weight[self.first_word :]
         real = ~padding_mask
-        rows = hidden[real]  # [R,C]
-        block = max(1, PROJECTION_BLOCK // len(weight))
-        words = [F.linear(rows[i : i + block], weight).argmax(-1) for i in range(0, len(rows), block)]
         tokens = torch.full_like(padding_mask, self.padding_idx, dtype=torch.long)
-        tokens[real] = torch.cat(words) + self.first_word
+        tokens[real] = self.words.best(hidden[real])
         return tokens
 
     def word_scores(self, state: RefinementState) -> Tensor:
         """log p of each token of `state`, float32 `[B,N]`, 0 at padding."""
         real = ~state.padding_mask
-        rows, words = state.hidden[real], state.tokens[real]
-        block = max(1, PROJECTION_BLOCK // self.output_projection.out_features)
-        scores = []
-        for i in range(0, len(rows), block):
-            logits = self.output_projection(rows[i : i + block]).float()
-            chosen = logits.gather(1, words[i : i + block].unsqueeze(1)).squeeze(1)
-            scores.append(chosen - logits.logsumexp(-1))
-        return torch.zeros(real.shape, device=real.device).masked_scatter(real, torch.cat(scores))
+        scores = self.words.scores(state.hidden[real], state.tokens[real])
+        return torch.zeros(real.shape, device=real.device).masked_scatter(real, scores)
 
     def _words(self, logits: Tensor) -> Tensor:
         return logits.detach()[:, self.first_word :].argmax(-1) + self.first_word

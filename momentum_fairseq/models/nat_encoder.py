@@ -34,6 +34,19 @@ class EncoderOutput(NamedTuple):
             self.momenta,
         )
 
+    def select(self, sentences: Tensor) -> "EncoderOutput":
+        """Some of the sentences, int64 `[B']`, without the padding that they share at the edges."""
+        padding_mask = self.padding_mask[sentences]
+        real = (~padding_mask).any(0).nonzero()
+        columns = slice(int(real[0]), int(real[-1]) + 1)
+        return EncoderOutput(
+            [layer[sentences, columns] for layer in self.layers],
+            self.embedding[sentences, columns],
+            padding_mask[:, columns],
+            self.lengths[sentences],
+            self.momenta,
+        )
+
 
 class NatEncoder(nn.Module):
     """Embedding × √C + sinusoids, dropout, layers of self-attention and feed-forward; all layer outputs are kept.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import lookup
 from momentum_fairseq.modules.dropout import Dropout
+from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -14,7 +15,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.R
 def two_layers(embed_dim: int, hidden_dim: int, activation: str) -> nn.Sequential:
     """Linear, a name in `ACTIVATIONS`, Linear: `[..., C]` → `[..., C]`; ValueError for an unknown name."""
     between = lookup(ACTIVATIONS, activation, "activation")()
-    layers = nn.Sequential(nn.Linear(embed_dim, hidden_dim), between, nn.Linear(hidden_dim, embed_dim))
+    layers = nn.Sequential(PackedLinear(embed_dim, hidden_dim), between, PackedLinear(hidden_dim, embed_dim))
     for linear in (layers[0], layers[2]):
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -36,12 +37,12 @@ class ResidualFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B,N,C]` → `[B,N,C]`."""
         inner = self.layer_norm(x) if self.normalize_before else x
-        y = self.mix(x, inner, self.dropout(self.ffn(inner)))
+        y = self.mix(x, inner)
         return y if self.normalize_before else self.layer_norm(y)
 
-    def mix(self, x: Tensor, inner: Tensor, update: Tensor) -> Tensor:
-        """The connection: x is the sub-layer's input, inner what the networks read, update the dropped-out FFN output."""
-        return x + update
+    def mix(self, x: Tensor, inner: Tensor) -> Tensor:
+        """The connection: x is the sub-layer's input, inner what the networks read."""
+        return x + self.dropout(self.ffn(inner))
 
 
 class HighwayFeedForward(ResidualFeedForward):
@@ -52,9 +53,18 @@ class HighwayFeedForward(ResidualFeedForward):
     ) -> None:
         super().__init__(embed_dim, hidden_dim, dropout=dropout, normalize_before=normalize_before, activation=activation)
         self.gate = two_layers(embed_dim, hidden_dim, activation)
+        self.first_layers = JointLinear(self.ffn[0], self.gate[0])
 
-    def mix(self, x: Tensor, inner: Tensor, update: Tensor) -> Tensor:
-        return torch.lerp(update, x, torch.sigmoid(self.gate(inner)))
+    def mix(self, x: Tensor, inner: Tensor) -> Tensor:
+        update, gate = self.networks(inner)
+        return torch.lerp(self.dropout(update), x, torch.sigmoid(gate))
+
+    def networks(self, inner: Tensor) -> tuple[Tensor, Tensor]:
+        """FFN(x) and FFN_gate(x), their first layers in one product where weights are packed."""
+        if self.first_layers.packed is None:
+            return self.ffn(inner), self.gate(inner)
+        hidden, gate_hidden = self.ffn[1](self.first_layers(inner)).chunk(2, dim=-1)
+        return self.ffn[2](hidden), self.gate[2](gate_hidden)
 
 
 FEED_FORWARDS: dict[str, Callable[..., ResidualFeedForward]] = {

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
+from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear
 from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
 
 
@@ -33,14 +34,15 @@ class MultiheadAttention(nn.Module):
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.k_proj = nn.Linear(embed_dim, embed_dim)
-        self.v_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = PackedLinear(embed_dim, embed_dim)
+        self.k_proj = PackedLinear(embed_dim, embed_dim)
+        self.v_proj = PackedLinear(embed_dim, embed_dim)
+        self.out_proj = PackedLinear(embed_dim, embed_dim)
         place = replace(options.place, head_dim=embed_dim // num_heads, self_attention=self_attention)
         self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, replace(options, place=place))
         if self.attention.shares_queries_and_keys:
             self.k_proj = self.q_proj
+        self.qkv_proj = JointLinear(self.q_proj, self.k_proj, self.v_proj)
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.out_proj.weight)
@@ -93,9 +95,11 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""
-        return self.attend(
-            self.project_query(query), self.project_key(key), self.project_value(value), key_padding_mask
-        )
+        if query is key is value and self.qkv_proj.packed is not None:
+            q, k, v = map(self._split, self.qkv_proj(query).chunk(3, dim=-1))
+        else:
+            q, k, v = self.project_query(query), self.project_key(key), self.project_value(value)
+        return self.attend(q, k, v, key_padding_mask)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B,H,N,D]

@@ -1,0 +1,114 @@
+"""Linear maps with weights laid out for few rows while decoding on a CPU, by oneDNN.
+
+A plain product lays its weights out anew each time; with the few words of a sentence that takes as long as to multiply. Inside
+`packed_weights` they are laid out beforehand. Training and gradients never see them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 16  # words that the layout is made for; it serves any number
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@contextmanager
+def packed_weights(model: nn.Module) -> Iterator[None]:
+    """Inside, products of the model use packed weights: those of the last time where no parameter has changed since.
+
+    It does nothing where gradients are taken, under autocast, on other devices than a CPU, and for other dtypes than float32. A
+    parameter written to through `.data` in evaluation isn't seen to have changed; one that a training changes is.
+    """
+    packings = [module for module in model.modules() if isinstance(module, Packing)]
+    if HAS_ONEDNN and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        for packing in packings:
+            packing.pack()
+    try:
+        yield
+    finally:
+        for packing in packings:
+            packing.packed = None
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b with a packed weight, `[..., C]` → `[..., O]`."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+class Packing(nn.Module):
+    """A module with a packed copy of its weights, which is no part of its state.
+
+    Attributes:
+        packed: weight and bias for `product` inside `packed_weights`, None elsewhere and where they can't be packed.
+    """
+
+    def __init__(self, *arguments: int, **options: bool) -> None:
+        super().__init__(*arguments, **options)
+        self._forget()
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The linear maps whose outputs are to be side by side."""
+        raise NotImplementedError
+
+    def pack(self) -> None:
+        """Make `packed`, or take the one kept."""
+        linears = self.linears()
+        parameters = [x for linear in linears for x in (linear.weight, linear.bias) if x is not None]
+        if any(x.dtype != torch.float32 or x.device.type != "cpu" for x in parameters):
+            return
+        made_of = [(x.data_ptr(), x._version) for x in parameters]
+        if made_of != self._made_of:
+            weight = torch.cat([linear.weight for linear in linears])
+            bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+            self._kept = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias
+            self._made_of = made_of
+        self.packed = self._kept
+
+    def train(self, mode: bool = True) -> "Packing":
+        if mode:
+            self._forget()
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "packed": None, "_kept": None, "_made_of": None}  # a copied model packs its own
+
+    def _forget(self) -> None:
+        self.packed: tuple[Tensor, Tensor | None] | None = None
+        self._kept: tuple[Tensor, Tensor | None] | None = None
+        self._made_of: list[tuple[int, int]] | None = None
+
+
+class PackedLinear(Packing, nn.Linear):
+    """`nn.Linear`, quicker inside `packed_weights`."""
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return (self,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` → `[..., O]`."""
+        packed = self.packed
+        return F.linear(x, self.weight, self.bias) if packed is None else product(x, *packed)
+
+
+class JointLinear(Packing):
+    """Linear maps of the same input side by side, in one product inside `packed_weights`. It has no parameters of its own.
+
+    Args:
+        linears: all with a bias, or none; whoever builds this owns them.
+    """
+
+    def __init__(self, *linears: nn.Linear) -> None:
+        super().__init__()
+        self._linears = linears  # a tuple, so that they aren't this module's children
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return self._linears
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` → `[..., ΣO]`, in the order given."""
+        if self.packed is None:
+            return torch.cat([linear(x) for linear in self._linears], dim=-1)
+        return product(x, *self.packed)

@@ -1,0 +1,124 @@
+"""Packed weights compute what plain ones do, and are never older than the parameters that they are made of."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from momentum_fairseq.modules import FEED_FORWARDS, AttentionOptions, MultiheadAttention
+from momentum_fairseq.modules.packed_linear import HAS_ONEDNN, JointLinear, PackedLinear, Packing, packed_weights
+
+pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch is built without oneDNN")
+
+
+def packed(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """What the module computes with packed weights."""
+    with torch.no_grad(), packed_weights(module):
+        assert all(part.packed is not None for part in module.modules() if isinstance(part, Packing))
+        return module(*inputs)
+
+
+@pytest.mark.parametrize("rows", [(1,), (3, 7), (300,), (0,)])
+def test_a_packed_product_is_the_plain_one(rows):
+    torch.manual_seed(1)
+    linear, x = PackedLinear(139, 70).eval(), torch.randn(*rows, 139)
+    torch.testing.assert_close(packed(linear, x), linear(x).detach(), rtol=1e-5, atol=1e-5)
+    strided = torch.randn(*rows, 2 * 139)[..., 139:]
+    torch.testing.assert_close(packed(linear, strided), linear(strided).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_joint_product_is_the_plain_ones_side_by_side_and_has_no_parameters():
+    torch.manual_seed(1)
+    linears = [PackedLinear(20, out).eval() for out in (5, 7, 1)]
+    joint, x = JointLinear(*linears), torch.randn(4, 20)
+    expected = torch.cat([linear(x) for linear in linears], dim=-1).detach()
+    torch.testing.assert_close(packed(joint, x), expected, rtol=1e-5, atol=1e-5)
+    assert list(joint.parameters()) == [] and joint.state_dict() == {}
+
+
+@pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
+def test_a_feed_forward_is_the_same_with_packed_weights(kind):
+    torch.manual_seed(1)
+    module, x = FEED_FORWARDS[kind](20, 33, dropout=0.1, normalize_before=False).eval(), torch.randn(2, 5, 20)
+    torch.testing.assert_close(packed(module, x), module(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "momentum", "reformer"])
+def test_self_attention_is_the_same_with_packed_weights(kind):
+    torch.manual_seed(1)
+    module = MultiheadAttention(20, 2, AttentionOptions(kind=kind), self_attention=True).eval()
+    x = torch.randn(2, 5, 20)
+    torch.testing.assert_close(packed(module, x, x, x), module(x, x, x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def train(model: nn.ModuleList) -> None:
+    """A step as fairseq's optimisers take it, which write to `.data`."""
+    model.train()
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    model.eval()
+
+
+def load(model: nn.ModuleList) -> None:
+    model[0].load_state_dict(PackedLinear(20, 5).state_dict())
+
+
+def write(model: nn.ModuleList) -> None:
+    with torch.no_grad():
+        model[0].bias.add_(1)
+
+
+def move(model: nn.ModuleList) -> None:
+    model.double()
+    write(model)
+    model.float()
+
+
+def replace(model: nn.ModuleList) -> None:
+    model[0].weight = nn.Parameter(torch.randn(5, 20))
+
+
+@pytest.mark.parametrize("change", [train, load, write, move, replace])
+def test_packed_weights_follow_every_change_of_the_parameters(change):
+    torch.manual_seed(1)
+    linear, x = PackedLinear(20, 5).eval(), torch.randn(3, 20)
+    joint = JointLinear(linear, PackedLinear(20, 2).eval())
+    before = packed(linear, x)
+    packed(joint, x)
+    change(nn.ModuleList([linear, joint]))
+    assert (packed(linear, x) - before).abs().max() > 1e-3
+    for now in (packed(linear, x), packed(joint, x)[:, :5]):
+        torch.testing.assert_close(now, linear(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_copy_packs_its_own_weights():
+    torch.manual_seed(1)
+    linear, x = PackedLinear(20, 5).eval(), torch.randn(3, 20)
+    packed(linear, x)
+    other = copy.deepcopy(linear)
+    with torch.no_grad():
+        other.weight.mul_(2)
+    torch.testing.assert_close(packed(other, x), other(x).detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed(linear, x), linear(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_only_float32_without_gradients_and_without_autocast_is_packed():
+    linear = PackedLinear(20, 5).eval()
+    with packed_weights(linear):
+        assert linear.packed is None
+        assert linear(torch.randn(3, 20)).requires_grad
+    for dtype in (torch.float64, torch.bfloat16):
+        with torch.no_grad(), packed_weights(linear.to(dtype)):
+            assert linear.packed is None
+    with torch.no_grad(), torch.autocast("cpu"), packed_weights(linear.float()):
+        assert linear.packed is None
+    with torch.no_grad(), packed_weights(linear):
+        assert linear.packed is not None
+
+
+def test_nothing_is_packed_after_leaving_by_an_error():
+    linear = PackedLinear(20, 5).eval()
+    with pytest.raises(RuntimeError, match="shapes"), torch.no_grad(), packed_weights(linear):
+        torch.randn(3, 20) @ torch.randn(3, 20)
+    assert linear.packed is None

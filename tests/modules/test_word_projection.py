@@ -1,0 +1,89 @@
+"""The best word of each position, and its score, by blocks and with packed weights, against the plain logits."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from momentum_fairseq.modules import WordProjection, word_projection
+from momentum_fairseq.modules.packed_linear import packed_weights
+
+
+@contextmanager
+def plain(words: WordProjection):
+    with torch.no_grad():
+        yield
+
+
+@contextmanager
+def packed(words: WordProjection):
+    with torch.no_grad(), packed_weights(words):
+        yield
+
+
+MODES = [plain, packed]
+
+
+def build(vocabulary: int, features: int = 12) -> tuple[WordProjection, torch.Tensor]:
+    """With the weight, multiples of 1/8, so that every order of summing gives the same logits."""
+    torch.manual_seed(1)
+    projection = nn.Linear(features, vocabulary, bias=False)
+    with torch.no_grad():
+        projection.weight.copy_(torch.randint(-40, 40, (vocabulary, features)) / 8)
+    return WordProjection(projection, 3).eval(), projection.weight.detach()
+
+
+def hidden(rows: int, features: int = 12) -> torch.Tensor:
+    return torch.randint(-8, 8, (rows, features)) / 8
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+@pytest.mark.parametrize("vocabulary", [4, 44, 64, 128, 200])
+def test_the_best_words_are_the_plain_argmax_over_ordinary_words(monkeypatch, vocabulary, block, mode):
+    for name in ("BLOCK", "PACKED_BLOCK"):
+        monkeypatch.setattr(word_projection, name, block)
+    words, weight = build(vocabulary)
+    x = hidden(50)
+    logits = x @ weight.T
+    with mode(words):
+        found = words.best(x)
+    assert found.tolist() == (logits[:, 3:].argmax(-1) + 3).tolist()
+    assert (logits.argmax(-1) < 3).any()  # what must not be produced would have been
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_of_equal_logits_the_first_word_wins(mode):
+    words, weight = build(300)
+    with torch.no_grad():
+        words.linears()[0].weight[3:] = weight[3:].roll(1, 0)  # a change after building
+        best = words.linears()[0].weight[150].clone()
+        for place in (70, 71, 140, 299):
+            words.linears()[0].weight[place] = best
+    x = 100 * best.unsqueeze(0)
+    with mode(words):
+        assert words.best(x).tolist() == [70]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("vocabulary", [44, 128])
+def test_scores_are_the_log_softmax_over_all_words(vocabulary, mode):
+    words, weight = build(vocabulary)
+    x, chosen = hidden(9), torch.randint(3, vocabulary, (9,))
+    with mode(words):
+        found = words.scores(x, chosen)
+    expected = torch.log_softmax(x @ weight.T, -1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_positions_have_no_words(mode):
+    words, _ = build(44)
+    with mode(words):
+        assert words.best(hidden(0)).shape == words.scores(hidden(0), torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+def test_it_has_no_parameters_of_its_own():
+    words, _ = build(44)
+    assert list(words.parameters()) == [] and words.state_dict() == {}
