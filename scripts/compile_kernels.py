@@ -125,8 +125,9 @@ def launch_noncausal(length: int, dim: int, dtype: torch.dtype, weights: bool) -
     out.float().sum().backward()
 
 
-def launch_step(dim: int, dtype: torch.dtype, momentum: float | None) -> None:
-    """The first position and one more, over the state."""
+def launch_step(dim: int, dtype: torch.dtype, momentum: float | None, splits: int) -> None:
+    """The first position and one more, over the state; a head's columns shared by so many programs, where there are as many."""
+    step.number_of_splits = lambda device, programs, blocks: min(blocks, splits)
     q, k, v = (x.detach()[:, :, 0] for x in tensors(1, dim, dtype))
     state = None
     for _ in range(2):
@@ -147,8 +148,9 @@ def cases(dims: list[int], dtypes: list[str]) -> list[tuple[str, Callable[..., N
                 (f"non-causal, long, {size}", launch_noncausal, (4 * LENGTH, dim, dtype, False)),
                 (f"non-causal, long, weights, {size}", launch_noncausal, (4 * LENGTH, dim, dtype, True)),
                 (f"non-causal, short, {size}", launch_noncausal, (SHORT, dim, dtype, False)),
-                (f"step, momentum, {size}", launch_step, (dim, dtype, 0.6)),
-                (f"step, linear, {size}", launch_step, (dim, dtype, None)),
+                (f"step, momentum, {size}", launch_step, (dim, dtype, 0.6, 1)),
+                (f"step, momentum, shared, {size}", launch_step, (dim, dtype, 0.6, 2)),
+                (f"step, linear, {size}", launch_step, (dim, dtype, None, 1)),
             ]
     return found
 

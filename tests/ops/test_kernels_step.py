@@ -57,6 +57,21 @@ def test_it_is_the_recurrence_for_any_dimensions(dim, value_dim):
     assert_exact([out], oracle(leaves, momentum=0.9, step_size=0.7), LIMITS[torch.float32])
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("kind", ["momentum", "linear"])
+def test_several_programs_may_share_a_head(kind, in_place, monkeypatch):
+    """70 columns in tiles of 16, of which two programs take three each."""
+    monkeypatch.setattr(step_kernel, "STATE_TILE", 16 * 16)
+    leaves, numbers = detached(3, 3, 8, 70, mapped=False), {} if kind == "linear" else dict(momentum=0.9, step_size=0.7)
+    step = linear_attention_step if kind == "linear" else momentum_attention_step
+    options = dict(in_place=in_place, feature_map=elu_plus_one, **numbers)
+    alone, state = steps(*leaves, step, **options)
+    monkeypatch.setattr(step_kernel, "number_of_splits", lambda *_: 2)
+    shared, same = steps(*leaves, step, **options)
+    assert torch.equal(shared, alone)
+    assert all(torch.equal(a, b) for a, b in zip(same, state, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_only_inputs_and_output_are_rounded(dtype):
     leaves = detached(5, 5, 8, 8, dtype=dtype)

@@ -1,5 +1,7 @@
 """One position of causal linear or momentum attention, all heads in one launch: φ, the new state, and what the query reads of it.
 
+Few heads with large states take two launches: several programs share a head, and z is written after all of them have read it.
+
 Nothing waits for the device; with the state written in place and `out` given nothing is allocated, so a CUDA graph can hold it.
 """
 
@@ -19,10 +21,13 @@ def advance_and_read(
     q, k, v, s, m, z, from_s, from_m, from_z, out, beta, gamma,
     q_strides, k_strides, v_strides, out_strides, s_strides, m_strides, z_strides,
     from_s_strides, from_m_strides, from_z_strides,
-    loss, step_size, eps, H, D, M,
+    loss, step_size, eps, H, D, M, columns,
     FRESH: tl.constexpr, MAPPED: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """m ← β m − k vᵀ, s ← s − γ m, z ← z + k, out = qᵀ s / (q·z + eps) of one head; without m, s ← s + k vᵀ."""
+    """m ← β m − k vᵀ, s ← s − γ m, z ← z + k, out = qᵀ s / (q·z + eps) of one head; without m, s ← s + k vᵀ.
+
+    Of some columns of one head where several programs share it: then none of them writes z, which all read.
+    """
     b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     x = one_row(q, q_strides, b, h, D, MAPPED, BLOCK_D)
     y = one_row(k, k_strides, b, h, D, MAPPED, BLOCK_D)
@@ -30,13 +35,15 @@ def advance_and_read(
     total = y
     if not FRESH:
         total += tl.load(from_z + b * from_z_strides[0] + h * from_z_strides[1] + d, mask=d < D, other=0.0)
-    tl.store(z + b * z_strides[0] + h * z_strides[1] + d, total, mask=d < D)
+    if tl.num_programs(1) == 1:
+        tl.store(z + b * z_strides[0] + h * z_strides[1] + d, total, mask=d < D)
     denominator = tl.sum(x * total, 0) + eps
     if beta is not None:
         loss = 1.0 - tl.load(beta + h)
     if gamma is not None:
         step_size = tl.load(gamma + h)
-    for first in range(0, M, BLOCK_M):
+    begin = tl.program_id(1) * columns
+    for first in range(begin, tl.minimum(begin + columns, M), BLOCK_M):
         column = first + tl.arange(0, BLOCK_M)
         value = tl.load(v + b * v_strides[0] + h * v_strides[1] + column, mask=column < M, other=0.0).to(tl.float32)
         added = y[:, None] * value[None, :]
@@ -60,6 +67,19 @@ def advance_and_read(
         read = (tl.sum(x[:, None] * state, 0) / denominator)[None, :]
         at = out + b * out_strides[0] + h * out_strides[1] + first
         store_rows(at, read, 0, 1, 0, width, 1, BLOCK_M)
+
+
+@triton.jit
+def add_key(
+    k, z, from_z, k_strides, z_strides, from_z_strides, H, D, FRESH: tl.constexpr, MAPPED: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """z ← z + k of one head."""
+    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    total = one_row(k, k_strides, b, h, D, MAPPED, BLOCK_D)
+    d = tl.arange(0, BLOCK_D)
+    if not FRESH:
+        total += tl.load(from_z + b * from_z_strides[0] + h * from_z_strides[1] + d, mask=d < D, other=0.0)
+    tl.store(z + b * z_strides[0] + h * z_strides[1] + d, total, mask=d < D)
 
 
 @triton.jit
@@ -98,13 +118,29 @@ def attention_step(
     q, k, v = (rows_contiguous(x) for x in (q, k, v))
     (batch, heads, dim), value_dim = q.shape, v.shape[2]
     block = power_of_two(dim)
-    tiles = {"BLOCK_D": block, "BLOCK_M": min(power_of_two(value_dim), max(16, STATE_TILE // block))}
+    block_m = min(power_of_two(value_dim), max(16, STATE_TILE // block))
+    splits = number_of_splits(q.device, batch * heads, triton.cdiv(value_dim, block_m))
+    columns = triton.cdiv(triton.cdiv(value_dim, block_m), splits) * block_m
     strides = [() if x is None else x.stride() for x in (q, k, v, out, s, m, z, *before)]
+    flags = {"FRESH": fresh, "MAPPED": mapped, "BLOCK_D": block}
     with torch.cuda.device_of(q):
-        advance_and_read[(batch * heads,)](
+        advance_and_read[(batch * heads, triton.cdiv(value_dim, columns))](
             q, k, v, s, m, z, *before, out, beta, gamma, *strides, 1 - momentum, step_size, eps,
-            heads, dim, value_dim, FRESH=fresh, MAPPED=mapped, **tiles,
+            heads, dim, value_dim, columns, BLOCK_M=block_m, **flags,
         )  # fmt: skip
+        if columns < value_dim:
+            source = before[2]
+            add_key[(batch * heads,)](k, z, source, k.stride(), z.stride(), source.stride(), heads, dim, **flags)
+
+
+def number_of_splits(device: torch.device, programs: int, blocks: int) -> int:
+    """How many programs share the columns of a head, `blocks` tiles of them; `programs` heads are at work.
+
+    1 where the heads alone fill half of the device, or their states are small, since z then takes a launch of its own.
+    """
+    if device.type != "cuda" or blocks < 4:
+        return 1
+    return min(blocks, max(1, torch.cuda.get_device_properties(device).multi_processor_count // max(1, programs)))
 
 
 State = tuple[Tensor, Tensor | None, Tensor]
