@@ -7,12 +7,16 @@ All but the parameters is taken from the last one named, without the optimizer's
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 
-import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints, and saves them whole)
 
 
 def average(models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,9 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
     models = [checkpoint["model"] for checkpoint in checkpoints]
     check_alike(options.checkpoints, models)
     averaged = {**checkpoints[-1], "model": average(models), "last_optimizer_state": None}
-    part = options.out.with_name(f"{options.out.name}.part")
-    torch.save(averaged, part)
-    part.replace(options.out)
+    try:
+        checkpoint_utils.torch_persistent_save(averaged, str(options.out))
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from error
     print(f"average: {len(models)} checkpoints in {options.out}")
 
 

@@ -57,3 +57,16 @@ def test_a_file_that_is_missing_or_no_checkpoint_is_refused_by_name(content, bui
 def test_one_checkpoint_is_no_average(build_model, tmp_path):
     with pytest.raises(SystemExit, match="takes two checkpoints or more, got 1"):
         average(tmp_path / "out.pt", checkpoint(tmp_path / "a.pt", build_model, 1))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(build_model, tmp_path, monkeypatch):
+    paths = [checkpoint(tmp_path / f"{seed}.pt", build_model, seed) for seed in (1, 2)]
+
+    def full(obj: object, to: str) -> None:
+        Path(to).write_bytes(b"half")
+        raise RuntimeError("unexpected pos 908224 vs 908112")  # what torch says then
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit, match=r"error: could not write .*out\.pt \(is the disk full\?\)"):
+        average(tmp_path / "out.pt", *paths)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
