@@ -1,6 +1,6 @@
 """Training speed beside fairseq's own iterative_nonautoregressive_transformer, at equal sizes, steps, words and batch.
 
-  python scripts/benchmark_training.py --out examples/multi30k_en_de/results/training.json
+  python scripts/benchmark_training.py --out examples/benchmarks/results/training.json
 
 One update: forward, loss, backward, Adam. Both models train their refinement steps on a random batch; fairseq's has one decoder
 and ours two, with positional attention and a highway gate more a layer.

@@ -24,6 +24,8 @@ import momentum_fairseq  # noqa: F401  (registers the task, the model and safe l
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_RUNS = 3
+STEPS = ["1", "2", "5", "10", "adaptive"]
+LENGTHS = ["predicted", "oracle"]
 MODEL_SETTINGS = (
     *("embed_dim", "ffn_dim", "layers", "heads", "dropout", "feed_forward", "share_all_embeddings"),
     *("attention", "attention_momentum", "attention_step_size", "attention_momentum_learned", "attention_feature_map"),
@@ -39,17 +41,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--name", help="what to call this row (default: the checkpoint's folder)")
-    parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["valid", "test"])
-    parser.add_argument("--steps", nargs="+", default=["1", "2", "5", "10", "adaptive"], metavar="N|adaptive")
-    parser.add_argument("--lengths", nargs="+", default=["predicted", "oracle"], choices=["predicted", "oracle"])
-    parser.add_argument("--length-beam", type=int, default=1)
+    parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["valid", "test"], help="sets (both)")
+    parser.add_argument("--steps", nargs="+", default=STEPS, metavar="N|adaptive", help=f"decoder passes ({' '.join(STEPS)})")
+    parser.add_argument("--lengths", nargs="+", default=LENGTHS, choices=LENGTHS, help="of the translations (both)")
+    parser.add_argument("--length-beam", type=int, default=1, help="lengths that are tried (1)")
     parser.add_argument("--rescore-with", type=Path, metavar="CHECKPOINT", help="teacher that ranks the length beam")
     parser.add_argument("--collapse-repeats", action="store_true", help="as the paper's published code does")
     parser.add_argument("--beam", type=int, default=4, help="of an autoregressive model (4)")
-    parser.add_argument("--max-tokens", type=int, default=4096, help="tokens a batch when scoring")
+    parser.add_argument("--max-tokens", type=int, default=4096, help="tokens a batch when scoring (4096)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model's weights and activations (float32)")
-    parser.add_argument("--speed-runs", type=int, default=3, help="timed runs, the median counts; 0 times nothing")
-    parser.add_argument("--speed-sentences", type=int, default=100, help="sentences timed at batch 1")
+    parser.add_argument("--speed-runs", type=int, default=3, help="timed runs, the median counts; 0 times nothing (3)")
+    parser.add_argument("--speed-sentences", type=int, default=100, help="sentences timed at batch 1 (100)")
     parser.add_argument("--hypotheses", type=Path, metavar="FOLDER", help="also write the translations, a file for each score")
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")

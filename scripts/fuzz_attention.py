@@ -284,9 +284,9 @@ def fuzz(cases: range, seed: int, kernel_share: float) -> dict[str, Form]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kernel-share", type=float, default=0.01, help="of the cases also through Triton's kernels")
+    parser.add_argument("--cases", type=int, default=5000, help="(default: 5000)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--kernel-share", type=float, default=0.01, help="of the cases also through Triton's kernels (0.01)")
     parser.add_argument("--only", type=int, help="this case alone")
     parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()

@@ -41,6 +41,9 @@ def flags(config: type) -> Iterator[tuple[str, Any, str]]:
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__, end="")
+        return
     configs = own_configs()
     names = sys.argv[1:] or list(configs)
     if unknown := [name for name in names if name not in configs]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fairseq import options
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
@@ -127,6 +128,14 @@ def test_every_variable_of_a_command_is_one_of_its_script(name):
             assert script.is_file(), line
             text = script.read_text("utf-8") + (ROOT / "scripts/run_row.sh").read_text("utf-8")
             assert [v for v in re.findall(r"(\w+)=", found[1] or "") if not re.search(rf"\b{v}\b", text)] == [], line
+
+
+def test_the_lines_of_python_run():
+    block = TEXTS["README.md"].split("### From Python")[1].split("On a GPU")[0]
+    lines = "\n".join(line.strip() for line in block.splitlines() if line.startswith("    "))
+    q, k, v = torch.rand(3, 1, 2, 6, 4)
+    names = {"q": q, "k": k, "v": v, "mask": torch.tensor([[False] * 5 + [True]]), "cu": torch.tensor([0, 2, 6])}
+    exec(lines, {**names, **{f"{name}_t": names[name][:, :, 0] for name in "qkv"}})
 
 
 def test_what_the_quickstart_shows_stands_in_its_log():
