@@ -1,6 +1,7 @@
 """Linear attention (Katharopoulos et al., "Transformers are RNNs", ICML 2020), weighted for momentum attention."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
+from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, takes_passes_by_hand, without
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
 
 
@@ -75,8 +77,16 @@ def weighted_linear_attention(
     return contract(q, k, v, weights, key_padding_mask, eps) if elsewhere is None else elsewhere
 
 
-def contract(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, eps: float) -> Tensor:
-    """`weighted_linear_attention` by torch's own operations."""
+def contract(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor | None,
+    key_padding_mask: Tensor | None,
+    eps: float,
+    steady: KeyWeights | None = None,
+) -> Tensor:
+    """`weighted_linear_attention` by torch's own operations; `steady` says the same of the weights more shortly."""
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with no_autocast(q):
@@ -85,37 +95,30 @@ def contract(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, key_paddin
         padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]  # [B,1,S,1]
         quadratic = quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], v.shape[3])
         order = quadratic_order if quadratic else linear_order
-        return order(q, k, v, weights, padding, eps).to(out_dtype)
-
-
-def without(padding: Tensor, x: Tensor) -> Tensor:
-    """x `[B,H,S,...]` with zeros at padding `[B,1,S,1]`. Not masked_fill: half as fast on a CPU."""
-    return torch.where(padding, x.new_zeros(()), x)
+        plain = partial(order, weights=weights, padding=padding, eps=eps)
+        if not takes_passes_by_hand(weights):
+            return plain(q, k, v).to(out_dtype)
+        steady = steady or KeyWeights(1.0, 0, weights)
+        return attention_by_hand(q, k, v, steady, padding, eps, quadratic, plain).to(out_dtype)
 
 
 def quadratic_order(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, padding: Tensor | None, eps: float) -> Tensor:
-    """(q kᵀ) v: mask, weights and normaliser go on the scores, the smallest tensor where this order is chosen."""
-    scores = k @ q.transpose(-1, -2)  # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU
+    """(q kᵀ) v, recorded: weights and normaliser go on the scores, the smallest tensor where this order is chosen."""
     if padding is not None:  # both: a NaN in padding would come through a zero on the other side
-        scores, v = without(padding, scores), without(padding, v)
-    normaliser = scores.sum(-2, keepdim=True).add_(eps)
-    if torch.is_grad_enabled():
-        scores = (scores if weights is None else scores * weights.unsqueeze(-1)) / normaliser
-    else:
-        # In place: at these lengths a pass over new memory is a tenth of a product.
-        scores = (scores if weights is None else scores.mul_(weights.unsqueeze(-1))).div_(normaliser)
+        k, v = without(padding, k), without(padding, v)
+    scores = k @ q.transpose(-1, -2)  # [B,H,S,N]
+    normaliser = scores.sum(-2, keepdim=True) + eps
+    scores = (scores if weights is None else scores * weights.unsqueeze(-1)) / normaliser
     return scores.transpose(-1, -2) @ v
 
 
 def linear_order(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, padding: Tensor | None, eps: float) -> Tensor:
-    """q (kᵀ v): memory grows with N + S only."""
+    """q (kᵀ v), recorded: memory grows with N + S only."""
     if padding is not None:
         k, v = without(padding, k), without(padding, v)
     state = (v if weights is None else v * weights.unsqueeze(-1)).transpose(-1, -2) @ k  # [B,H,M,D]
-    numerator = q @ state.transpose(-1, -2)
-    # A product with one row: half the time of one with one column, or of a sum over q * k.
-    normaliser = (k.sum(-2, keepdim=True) @ q.transpose(-1, -2)).transpose(-1, -2).add_(eps)  # [B,H,N,1]
-    return numerator / normaliser if torch.is_grad_enabled() else numerator.div_(normaliser)
+    normaliser = (k.sum(-2, keepdim=True) @ q.transpose(-1, -2)).transpose(-1, -2) + eps  # [B,H,N,1]
+    return q @ state.transpose(-1, -2) / normaliser
 
 
 class LinearState(NamedTuple):

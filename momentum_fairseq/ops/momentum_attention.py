@@ -1,6 +1,8 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from momentum_fairseq.ops.causal_chunks import (
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
 from momentum_fairseq.ops.linear_attention import contract, read_state
 from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights, state_weights, weights_within
+from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
 from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
 
 
@@ -67,7 +70,20 @@ def momentum_attention(
         q, k = feature_map(q), feature_map(k)
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
-    return contract(q, k, v, weights, key_padding_mask, eps)
+    fixed = key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor)
+    steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed else None
+    return contract(q, k, v, weights, key_padding_mask, eps, steady)
+
+
+@lru_cache(maxsize=64)
+def steady_weights(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> KeyWeights:
+    """The fixed weights `[S]`: γ / (1 − β) but for the last keys, before which 1 − β^c is rounded to one."""
+    rounding = torch.finfo(dtype).eps / 4
+    changing = 0 if momentum == 0 else min(keys, math.ceil(math.log(rounding) / math.log(momentum)))
+    scale = step_size / (1 - momentum)
+    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
+        weights = momentum_weights(keys, momentum, step_size, None, dtype=dtype, device=device)[keys - changing :]
+        return KeyWeights(scale, keys - changing, weights / scale if changing else None)
 
 
 class MomentumState(NamedTuple):

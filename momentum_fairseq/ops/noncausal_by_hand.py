@@ -1,0 +1,165 @@
+"""Non-causal attention with both passes written by hand, in place, in less time than a recorded graph's."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from momentum_fairseq.ops.causal_chunks import no_autocast
+
+# Keys from which on to weigh the last ones alone saves time: a pass over the values costs more than a second product then.
+STEADY = 1024
+
+Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class KeyWeights(NamedTuple):
+    """Weights `scale` × (1 for the keys before `first`, `rest` from there on).
+
+    Attributes:
+        rest: `[S-first]`, `[H,S-first]`, `[B,1,S-first]` or `[B,H,S-first]`; None = 1.
+    """
+
+    scale: float
+    first: int
+    rest: Tensor | None
+
+    def flat(self, batch: int, heads: int) -> "KeyWeights":
+        """The same for all heads of all sentences together: rest `[1 or B·H,S-first]`."""
+        if self.rest is None:
+            return self
+        several = self.rest.dim() > 1
+        return self._replace(rest=self.rest.expand(batch, heads, -1).flatten(0, 1) if several else self.rest.unsqueeze(0))
+
+    def weigh_rows_(self, x: Tensor) -> Tensor:
+        """`[G,S,M]` times all but the scale, in place."""
+        if self.rest is not None:
+            x[:, self.first :].mul_(self.rest.unsqueeze(2))
+        return x
+
+    def weigh_columns_(self, x: Tensor) -> Tensor:
+        """`[G,N,S]` times all but the scale, in place."""
+        if self.rest is not None:
+            x[:, :, self.first :].mul_(self.rest.unsqueeze(1))
+        return x
+
+
+def takes_passes_by_hand(weights: Tensor | None) -> bool:
+    """Whether nothing asks for a recorded graph: learned weights, torch.compile, torch.func."""
+    learned = weights is not None and weights.requires_grad and torch.is_grad_enabled()
+    return not (learned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+def attention_by_hand(
+    q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, padding: Tensor | None, eps: float, quadratic: bool, plain: Plain
+) -> Tensor:
+    """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps): `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]` of one dtype → `[B,H,N,M]`.
+
+    Args:
+        padding: bool `[B,1,S,1]`.
+        quadratic: (q kᵀ) v, else q (kᵀ v).
+        plain: the same of q, k and v in torch's own operations, for what is differentiated more than once.
+    """
+    return _Attention.apply(q, k, v, weights, padding, eps, quadratic, plain)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        weights: KeyWeights,
+        padding: Tensor | None,
+        eps: float,
+        quadratic: bool,
+        plain: Plain,
+    ) -> Tensor:
+        """Arguments as of `attention_by_hand`."""
+        lead = q.shape[:2]
+        flat = q, *((k, v) if padding is None else (without(padding, x) for x in (k, v)))
+        flat, weights = [x.flatten(0, 1) for x in flat], weights.flat(*lead)
+        out, *saved = (attend_by_scores if quadratic else attend_by_state)(*flat, weights, eps)
+        if any(ctx.needs_input_grad[:3]):
+            ctx.save_for_backward(q, k, v, padding, *flat, out, *saved)
+            ctx.constants = weights, quadratic, plain
+        return out.unflatten(0, lead)
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, padding, *saved = ctx.saved_tensors
+        weights, quadratic, plain = ctx.constants
+        with no_autocast(direction):
+            if torch.is_grad_enabled():  # to be differentiated again
+                needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
+                found = iter(torch.autograd.grad(plain(q, k, v), needed, direction, create_graph=True))
+                return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), *[None] * 5
+            differentiate = differentiate_by_scores if quadratic else differentiate_by_state
+            gradients = differentiate(direction.flatten(0, 1), *saved, weights=weights)
+            of_q, of_k, of_v = (x.unflatten(0, q.shape[:2]) for x in gradients)
+            return of_q, of_k if padding is None else without(padding, of_k), of_v, *[None] * 5
+
+
+def without(padding: Tensor, x: Tensor) -> Tensor:
+    """x `[B,H,S,...]` with zeros at padding `[B,1,S,1]`. Not masked_fill: half as fast on a CPU."""
+    return torch.where(padding, x.new_zeros(()), x)
+
+
+def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
+    """Output, weighted scores over the normaliser `[G,N,S]`, and one over the normaliser `[G,N,1]`."""
+    scores = torch.bmm(q, k.transpose(1, 2))
+    inverse = scores.sum(2, keepdim=True).add_(eps).reciprocal_()
+    weights.weigh_columns_(scores).mul_(weights.scale * inverse)
+    return torch.bmm(scores, v), scores, inverse
+
+
+def differentiate_by_scores(
+    direction: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scores: Tensor, inverse: Tensor, *, weights: KeyWeights
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    of_normaliser = (direction * out).sum(2, keepdim=True).mul_(inverse).neg_()
+    of_scores = weights.weigh_columns_(torch.bmm(direction, v.transpose(1, 2)))
+    of_scores = torch.addcmul(of_normaliser, of_scores, weights.scale * inverse, out=of_scores)
+    of_k, of_v = torch.bmm(of_scores.transpose(1, 2), q), torch.bmm(scores.transpose(1, 2), direction)
+    return torch.bmm(of_scores, k), of_k, of_v
+
+
+def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
+    """Output, normaliser `[G,N,1]`, state Σ_j w_j v_j k_jᵀ `[G,M,D]` and key sum `[G,1,D]`."""
+    scale, first, rest = weights
+    if rest is None:
+        state = torch.bmm(v.transpose(1, 2), k)
+    elif first < STEADY:
+        state = torch.bmm(weights.weigh_rows_(v.clone()).transpose(1, 2), k)
+    else:
+        last = v[:, first:] * rest.unsqueeze(2)
+        state = torch.bmm(last.transpose(1, 2), k[:, first:]).baddbmm_(v[:, :first].transpose(1, 2), k[:, :first])
+    if scale != 1:
+        state.mul_(scale)
+    sums = k.sum(1, keepdim=True)
+    # A product with one row: half the time of one with one column, or of a sum over q * k.
+    normaliser = torch.bmm(sums, q.transpose(1, 2)).add_(eps).transpose(1, 2)
+    return torch.bmm(q, state.transpose(1, 2)).div_(normaliser), normaliser, state, sums
+
+
+def differentiate_by_state(
+    direction: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    normaliser: Tensor,
+    state: Tensor,
+    sums: Tensor,
+    *,
+    weights: KeyWeights,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
+    direction = direction / normaliser
+    of_q = torch.bmm(direction, state).baddbmm_(of_normaliser, sums)
+    of_state = torch.bmm(direction.transpose(1, 2), q).mul_(weights.scale)
+    of_k = weights.weigh_rows_(torch.bmm(v, of_state)).add_(torch.bmm(of_normaliser.transpose(1, 2), q))
+    return of_q, of_k, weights.weigh_rows_(torch.bmm(k, of_state.transpose(1, 2)))
