@@ -1,17 +1,18 @@
 """Decoding by iterative refinement (Lee et al., EMNLP 2018, section 3.3)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.models.nat_encoder import EncoderOutput
 from momentum_fairseq.modules.packed_linear import packed_weights
+from momentum_fairseq.refinement_batches import FEW_WORDS, Batch, begin, groups_of_like_length, join
 from momentum_fairseq.teacher_scorer import TeacherScorer
 
 STOPPING_RULES = ("equality", "jaccard")
-WORDS_AT_ONCE = 256  # that a CPU refines: its own cache holds what a layer makes of them, and products gain little from more
 Hypothesis = dict[str, Any]
 
 
@@ -122,40 +123,41 @@ class RefinementGenerator:
         return sample["target"].ne(self.padding).sum(1, keepdim=True).clamp(min=1)
 
     def _translate(self, model: MomentumNatModel, source: EncoderOutput, lengths: Tensor) -> list[Hypothesis]:
-        """Translate sentences to `lengths` words, int64 `[B]`, those of like length together."""
-        if lengths.device.type != "cpu" or len(lengths) == 1:
-            records = self._refine(model, model.translate(source, lengths))
-        else:
-            records = [{} for _ in lengths]
-            for rows in groups_of_like_length(lengths):
-                some = self._refine(model, model.translate(source.select(rows), lengths[rows]))
-                for row, record in zip(rows.tolist(), some, strict=True):
-                    records[row] = record
+        """Translate sentences to `lengths` words, int64 `[B]`; one hypothesis each.
+
+        On a CPU those of like length are refined together, and when few of them are left they wait for the last of the others.
+        """
+        records: list[Hypothesis] = [{"history": []} for _ in lengths]
+        groups = groups_of_like_length(lengths)
+        batches: Iterable[Batch] = (begin(model, source, lengths, rows) for rows in groups)
+        count = len(groups)
+        while count:
+            fewest = FEW_WORDS if count > 1 else 0
+            left = [batch for batch in (self._refine(model, batch, records, fewest) for batch in batches) if batch is not None]
+            batches = left if len(left) < 2 else list(join(model, source, lengths, left))
+            count = len(batches)
         return [self._hypothesis(record) for record in records]
 
-    def _refine(self, model: MomentumNatModel, state: RefinementState) -> list[Hypothesis]:
-        """Run the passes; returns one record a row, in the rows' order."""
-        rows = torch.arange(len(state.tokens), device=state.tokens.device)
-        records: list[Hypothesis] = [{} for _ in range(len(rows))]
-        history: list[list[Tensor]] = [[] for _ in range(len(rows))]
-        same_for = torch.zeros_like(rows)  # consecutive passes without a change
-        for step in range(1, self.max_steps + 1):
-            if step > 1:
-                previous = state.tokens
-                state = model.refine(state)
-                same_for = torch.where(self._unchanged(previous, state.tokens), same_for + 1, 0)
-            if self.retain_history:
-                for row, tokens in zip(rows.tolist(), state.tokens.unbind(), strict=True):
-                    history[row].append(tokens)
-            finished = self._finished(same_for, step)
+    def _refine(self, model: MomentumNatModel, batch: Batch, records: list[Hypothesis], fewest: int) -> Batch | None:
+        """Run passes and record the sentences that finish, until at most `fewest` words are left: these, or None."""
+        passes = 0
+        while True:
+            if self.retain_history and (passes > 0 or int(batch.steps[0]) == 1):
+                for row, tokens in zip(batch.rows.tolist(), batch.state.tokens.unbind(), strict=True):
+                    records[row]["history"].append(tokens)
+            finished = self._finished(batch)
             done, going = finished.nonzero().squeeze(1), (~finished).nonzero().squeeze(1)
             if len(going) == 0:
-                self._record(model, state, rows, step, records, history)
-                break
+                self._record(model, batch, records)
+                return None
             if len(done) > 0:
-                self._record(model, state.select(done), rows[done], step, records, history)
-                state, rows, same_for = state.select(going), rows[going], same_for[going]
-        return records
+                self._record(model, batch.select(done), records)
+                batch = batch.select(going)
+            if passes > 0 and batch.state.tokens.numel() <= fewest:
+                return batch
+            state = model.refine(batch.state)
+            same_for = torch.where(self._unchanged(batch.state.tokens, state.tokens), batch.same_for + 1, 0)
+            batch, passes = Batch(batch.rows, state, batch.steps + 1, same_for), passes + 1
 
     def _unchanged(self, previous: Tensor, current: Tensor) -> Tensor:
         """Rows whose output repeats: as a sequence, or as a multiset for the Jaccard rule (index 1 = equal multisets)."""
@@ -163,32 +165,24 @@ class RefinementGenerator:
             previous, current = previous.sort(1).values, current.sort(1).values
         return (previous == current).all(1)
 
-    def _finished(self, same_for: Tensor, step: int) -> Tensor:
-        if step == self.max_steps:
-            return torch.ones_like(same_for, dtype=torch.bool)
-        if not self.adaptive:
-            return torch.zeros_like(same_for, dtype=torch.bool)
-        return same_for >= (1 if self.stopping == "equality" else self.window - 1)
+    def _finished(self, batch: Batch) -> Tensor:
+        """Which sentences are finished, bool `[B]`."""
+        finished = batch.steps >= self.max_steps
+        if self.adaptive:
+            finished |= batch.same_for >= (1 if self.stopping == "equality" else self.window - 1)
+        return finished
 
-    def _record(
-        self,
-        model: MomentumNatModel,
-        state: RefinementState,
-        rows: Tensor,
-        step: int,
-        records: list[Hypothesis],
-        history: list[list[Tensor]],
-    ) -> None:
-        """Keep the finished rows of `state`."""
-        scores = model.word_scores(state)
-        lengths = (~state.padding_mask).sum(1).tolist()
-        for i, row in enumerate(rows.tolist()):
+    def _record(self, model: MomentumNatModel, batch: Batch, records: list[Hypothesis]) -> None:
+        """Keep what finished sentences have become."""
+        scores = model.word_scores(batch.state)
+        lengths, steps = (~batch.state.padding_mask).sum(1).tolist(), batch.steps.tolist()
+        for i, row in enumerate(batch.rows.tolist()):
             length = lengths[i]
             records[row] = {
-                "tokens": state.tokens[i, :length],
+                "tokens": batch.state.tokens[i, :length],
                 "positional_scores": scores[i, :length],
-                "steps": step,
-                "history": [{"tokens": tokens[:length]} for tokens in history[row]],
+                "steps": steps[i],
+                "history": [{"tokens": tokens[:length]} for tokens in records[row]["history"]],
             }
 
     def _hypothesis(self, record: Hypothesis) -> Hypothesis:
@@ -204,14 +198,3 @@ class RefinementGenerator:
         if not self.retain_history:
             del hypothesis["history"]
         return hypothesis
-
-
-def groups_of_like_length(lengths: Tensor) -> list[Tensor]:
-    """int64 `[B]` → which sentences to refine together, int64 each: as few groups as hold about `WORDS_AT_ONCE` each, padded."""
-    ordered, rows = lengths.sort(stable=True)
-    ends, start = [], 0
-    for end, length in enumerate(ordered.tolist()):
-        if end > start and (end + 1 - start) * length > WORDS_AT_ONCE:
-            ends.append(end)
-            start = end
-    return list(rows.tensor_split(ends))

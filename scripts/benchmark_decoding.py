@@ -1,14 +1,14 @@
 """Tokens a second of refinement decoding: all attention kinds and connections side by side, at batch 1 and batched.
 
-  python scripts/benchmark_decoding.py --out examples/multi30k_en_de/results/decoding.json
+  python scripts/benchmark_decoding.py --out examples/benchmarks/results/decoding.json
 
 Random weights, lengths given, all steps run: every row does the same work. `fairseq` is fairseq's own
 iterative_nonautoregressive_transformer of the same size through its own generator, which has one decoder, no positional
 attention, no gates, and BOS and EOS in its targets. `momentum, unfused` projects to [B,N,V] and takes the log-softmax at each
-step, as fairseq's generator does, and the output of every cross-attention by itself; its tokens must be the same. The share of
-the projection with argmax in the time of `momentum` is measured in a run of its own. Two more rows stop a sentence when its
-output repeats: in `adaptive steps` finished sentences leave the batch, in `none leaves` they are computed on until the last one
-is finished; same tokens.
+step, as fairseq's generator does, packs no weights, and has a product for every projection; its tokens must be the same. The
+share of the projection with argmax in the time of `momentum` is measured in a run of its own. Two more rows stop a sentence when
+its output repeats: in `adaptive steps` finished sentences leave the batch, in `none leaves` they are computed on until the last
+one is finished; same tokens.
 """
 
 import argparse
@@ -36,7 +36,9 @@ from nat_benchmarks import (
 from run_record import run_record, write_json
 from torch import Tensor, nn
 
-from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
+from momentum_fairseq.models.momentum_nat import MomentumNatModel
+from momentum_fairseq.modules.packed_linear import Packing
+from momentum_fairseq.refinement_batches import Batch
 from momentum_fairseq.refinement_generator import RefinementGenerator
 
 UNFUSED = "momentum, unfused"
@@ -54,6 +56,9 @@ def whole_logits(model: MomentumNatModel, hidden: Tensor, padding_mask: Tensor) 
 def unfuse(model: MomentumNatModel) -> MomentumNatModel:
     """The same model without what spares decoding memory and products."""
     model.best_words = lambda *arguments: whole_logits(model, *arguments)
+    for module in model.modules():
+        if isinstance(module, Packing):
+            module.pack = lambda: None
     for layer in (*model.decoder1.layers, *model.decoder2.layers):
         remember = layer.encoder_attn.remember
         layer.encoder_attn.remember = lambda source, mask, *, many_queries, remember=remember: remember(source, mask)
@@ -76,21 +81,18 @@ class FairseqGenerator:
 class NoneLeavesGenerator(RefinementGenerator):
     """Adaptive decoding of a batch that stays whole until its last sentence is finished."""
 
-    def _refine(self, model: MomentumNatModel, state: RefinementState) -> list[dict[str, Any]]:
-        rows = torch.arange(len(state.tokens), device=state.tokens.device)
-        records: list[dict[str, Any]] = [{} for _ in rows]
-        same_for, going = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
-        for step in range(1, self.max_steps + 1):
-            if step > 1:
-                previous, state = state.tokens, model.refine(state)
-                same_for = torch.where(self._unchanged(previous, state.tokens), same_for + 1, 0)
-            done = (self._finished(same_for, step) & going).nonzero().squeeze(1)
+    def _refine(self, model: MomentumNatModel, batch: Batch, records: list[dict[str, Any]], fewest: int) -> None:
+        going = torch.ones_like(batch.rows, dtype=torch.bool)
+        while True:
+            done = (self._finished(batch) & going).nonzero().squeeze(1)
             if len(done):
-                self._record(model, state.select(done), rows[done], step, records, [[] for _ in rows])
+                self._record(model, batch.select(done), records)
                 going[done] = False
             if not bool(going.any()):
-                break
-        return records
+                return
+            state = model.refine(batch.state)
+            same_for = torch.where(self._unchanged(batch.state.tokens, state.tokens), batch.same_for + 1, 0)
+            batch = Batch(batch.rows, state, batch.steps + 1, same_for)
 
 
 class Stopwatch:

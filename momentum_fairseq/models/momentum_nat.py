@@ -163,12 +163,18 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
     def translate(self, source: EncoderOutput, lengths: Tensor) -> RefinementState:
         """Decoder 1: the initial translation of B sentences to `lengths` words, int64 `[B]`."""
         width = int(lengths.max())
-        padding_mask = torch.arange(width, device=lengths.device) >= lengths.unsqueeze(1)
+        padding_mask = mask_beyond(lengths, width)
         copied = uniform_copy(source, lengths, width)
         hidden = self.decoder1(copied, self.decoder1.memory(source, padding_mask)).hidden
         return RefinementState(
             self.best_words(hidden, padding_mask), hidden, padding_mask, self.decoder2.memory(source, padding_mask)
         )
+
+    def resume(self, source: EncoderOutput, lengths: Tensor, tokens: Tensor, hidden: Tensor) -> RefinementState:
+        """Sentences in the middle of their refinement, in another batch: tokens `[B,N]` and hidden `[B,N,C]` of N >= lengths."""
+        padding_mask = mask_beyond(lengths, tokens.shape[1])
+        tokens = tokens.masked_fill(padding_mask, self.padding_idx)
+        return RefinementState(tokens, hidden, padding_mask, self.decoder2.memory(source, padding_mask))
 
     def refine(self, state: RefinementState) -> RefinementState:
         """Decoder 2: one refinement step."""
@@ -198,6 +204,11 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return math.sqrt(self.cfg.embed_dim) * self.target_embedding(tokens)
+
+
+def mask_beyond(lengths: Tensor, width: int) -> Tensor:
+    """int64 `[B]` → bool `[B,width]`, True past each length."""
+    return torch.arange(width, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 register_presets(

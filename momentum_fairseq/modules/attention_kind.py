@@ -88,6 +88,14 @@ class AttentionKind(nn.Module):
         """→ `[B,H,N,M]`."""
         raise NotImplementedError
 
+    def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """`forward` of q, k and v side by side `[B,N,3,H,D]`, float32 on a CPU, without gradients → `[B,H,N,D]`.
+
+        A kind may do it in fewer operations.
+        """
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return self(q, k, v, key_padding_mask)
+
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """N = S; query i reads keys 1 … i → `[B,H,N,M]`."""
         raise NotImplementedError

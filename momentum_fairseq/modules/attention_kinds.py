@@ -47,9 +47,11 @@ from momentum_fairseq.ops import (
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
+from momentum_fairseq.ops.kernel_choice import kernel_for
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.performer_attention import orthogonal_directions, positive_key_features, positive_query_features
 from momentum_fairseq.ops.scaled_momentum_step import ScaledMomentumState, plain_state, scaled_momentum_step_
+from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
 __all__ = ["ATTENTION_KINDS", "AttentionKind", "AttentionOptions", "AttentionPlace", "AttentionSizes", "lookup"]
@@ -105,6 +107,11 @@ class LinearAttention(AttentionKind):
             return linear_attention(q, k, v, feature_map=self.map_key, **options)
         return linear_attention(self.map_query(q), self.map_key(k), v, **options)
 
+    def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        if self.map_query is not self.map_key or not is_short(qkv):
+            return super().joint(qkv, key_padding_mask)
+        return short_attention(*mapped(qkv, self.map_key), None, key_padding_mask=key_padding_mask, eps=self.eps)
+
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if self.map_query is self.map_key:
             return causal_linear_attention(
@@ -138,6 +145,17 @@ class LinearAttention(AttentionKind):
 
     def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
         return read_values(v, pattern)
+
+
+def is_short(qkv: Tensor) -> bool:
+    """Whether `short_attention` is right for q, k and v `[B,N,3,H,D]`: where scores are cheaper, and torch is to compute them."""
+    return qkv.shape[1] <= qkv.shape[4] and kernel_for(qkv, qkv) == "torch"
+
+
+def mapped(qkv: Tensor, feature_map: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v side by side `[B,N,3,H,D]` → φ(q), φ(k) and v, `[B,H,N,D]` each."""
+    q, k = feature_map(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)
+    return q, k, qkv[:, :, 2].transpose(1, 2)
 
 
 class PerformerAttention(LinearAttention):
@@ -190,6 +208,12 @@ class MomentumAttention(AttentionKind):
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
         options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
         return momentum_attention(q, k, v, **options, **self._numbers())
+
+    def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        if not is_short(qkv):
+            return super().joint(qkv, key_padding_mask)
+        q, k, v = mapped(qkv, self.feature_map)
+        return short_attention(q, k, v, self._weights(k, key_padding_mask), key_padding_mask=key_padding_mask)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}

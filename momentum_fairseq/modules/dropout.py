@@ -15,7 +15,9 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[...]` → `[...]`."""
-        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
+        if not self.training:
+            return x
+        if self.p in (0, 1) or x.device.type != "cpu":
             return super().forward(x)
         return x * scaled_mask(x, self.p)
 

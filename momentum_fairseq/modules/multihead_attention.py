@@ -96,10 +96,11 @@ class MultiheadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""
         if query is key is value and self.qkv_proj.packed is not None:
-            q, k, v = map(self._split, self.qkv_proj(query).chunk(3, dim=-1))
-        else:
-            q, k, v = self.project_query(query), self.project_key(key), self.project_value(value)
-        return self.attend(q, k, v, key_padding_mask)
+            qkv = self.qkv_proj(query).unflatten(-1, (3, self.num_heads, -1))  # [B,N,3,H,D]
+            return self._join(self.attention.joint(qkv, key_padding_mask))
+        return self.attend(
+            self.project_query(query), self.project_key(key), self.project_value(value), key_padding_mask
+        )
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B,H,N,D]

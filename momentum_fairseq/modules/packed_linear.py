@@ -57,8 +57,8 @@ class Packing(nn.Module):
         """Make `packed`, or take the one kept."""
         linears = self.linears()
         parameters = [x for linear in linears for x in (linear.weight, linear.bias) if x is not None]
-        if any(x.dtype != torch.float32 or x.device.type != "cpu" for x in parameters):
-            return
+        if any(x.dtype != torch.float32 or x.device.type != "cpu" or x.is_inference() for x in parameters):
+            return  # an inference tensor doesn't tell whether it has changed
         made_of = [(x.data_ptr(), x._version) for x in parameters]
         if made_of != self._made_of:
             weight = torch.cat([linear.weight for linear in linears])

@@ -1,10 +1,13 @@
 """A sentence's output doesn't depend on the batch that it is decoded in; the published faults make it."""
 
 import pytest
+import torch
 
-from momentum_fairseq import ops
+from momentum_fairseq import ops, refinement_batches, refinement_generator
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.modules import ATTENTION_KINDS
+from momentum_fairseq.ops.short_attention import short_attention
+from momentum_fairseq.refinement_batches import WORDS_AT_ONCE, groups_of_like_length, join
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from tests.pairs import pairs
 from tests.refinement_generator.decoding import decode, restless, sentences, tokens
@@ -45,7 +48,11 @@ def test_the_batch_check_fails_where_keys_are_not_masked(build_model, generator,
     def unmasked(*arguments, key_padding_mask, **numbers):
         return getattr(ops, f"{attention}_attention")(*arguments, **numbers)
 
+    def unmasked_short(*arguments, key_padding_mask, **numbers):
+        return short_attention(*arguments, key_padding_mask=None, **numbers)
+
     monkeypatch.setattr(f"momentum_fairseq.modules.attention_kinds.{attention}_attention", unmasked)
+    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.short_attention", unmasked_short)
     with pytest.raises(AssertionError):
         check_batch_invariance(generator(), restless(build_model, attention=attention))
 
@@ -57,6 +64,40 @@ def test_the_batch_check_fails_where_momentum_takes_the_padded_length(build_mode
             k = k.masked_fill(key_padding_mask[:, None, :, None], 0)
         return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size)
 
+    def padded_short(q, k, v, weights, *, key_padding_mask):
+        return padded_length(
+            q, k, v, momentum=0.6, step_size=0.6, key_padding_mask=key_padding_mask, feature_map=lambda x: x
+        )
+
     monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.momentum_attention", padded_length)
+    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.short_attention", padded_short)
     with pytest.raises(AssertionError):
         check_batch_invariance(generator(), restless(build_model))
+
+
+@pytest.mark.parametrize(("words", "few"), [(1, 0), (24, 0), (24, 1000), (100, 1000)])
+@pytest.mark.parametrize("options", [{}, {"stopping": "jaccard", "window": 3}, {"adaptive": False, "max_steps": 3}])
+def test_neither_groups_nor_waiting_for_others_change_a_result(build_model, generator, monkeypatch, words, few, options):
+    """Down to one sentence at a time, and with sentences of several groups joined in the middle of their refinement."""
+    model, rows = restless(build_model, connection="adaptive"), sentences(30)
+    whole = decode(generator(retain_history=True, **options), model, rows)
+    joined = []
+    monkeypatch.setattr(refinement_generator, "join", lambda *arguments: joined.append(1) or join(*arguments))
+    monkeypatch.setattr(refinement_batches, "WORDS_AT_ONCE", words)
+    monkeypatch.setattr(refinement_generator, "FEW_WORDS", few)
+    parts = decode(generator(retain_history=True, **options), model, rows)
+    assert bool(joined) == (few > 0)
+    for (part,), (one,) in zip(parts, whole, strict=True):
+        assert part["tokens"].tolist() == one["tokens"].tolist()
+        assert part["steps"] == one["steps"] == len(part["history"])
+        assert [step["tokens"].tolist() for step in part["history"]] == [step["tokens"].tolist() for step in one["history"]]
+        assert part["score"] == pytest.approx(one["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[3], [5, 5, 5], [9, 1, 4, 30, 2, 4], list(range(1, 40))])
+def test_groups_hold_every_sentence_once_and_few_words_each(lengths):
+    groups = [group.tolist() for group in groups_of_like_length(torch.tensor(lengths))]
+    assert sorted(sum(groups, [])) == list(range(len(lengths)))
+    widths = [max(lengths[i] for i in group) for group in groups]
+    assert all(len(group) == 1 or len(group) * width <= WORDS_AT_ONCE for group, width in zip(groups, widths, strict=True))
+    assert widths == sorted(widths)

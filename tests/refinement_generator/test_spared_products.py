@@ -4,7 +4,11 @@ import pytest
 from torch import Tensor
 
 from momentum_fairseq import ops
+from momentum_fairseq.modules import packed_linear
+from tests import pairs
 from tests.refinement_generator.decoding import decode, restless, sentences, tokens
+
+OF_THE_PAPER = pairs.pairs(pairs.OF_THE_PAPER)
 
 
 @pytest.mark.parametrize("attention", ["linear", "momentum"])
@@ -23,3 +27,13 @@ def test_projecting_the_source_changes_no_token(build_model, generator, attentio
     assert any(isinstance(source, ops.ProjectedSource) for source in projected)
     monkeypatch.setattr(place, lambda source, weight: source)
     assert found == tokens(decode(generator(), model, rows))
+
+
+@pytest.mark.parametrize(("attention", "connection"), OF_THE_PAPER)
+def test_packed_weights_and_joint_products_change_no_token(build_model, generator, attention, connection, monkeypatch):
+    model, rows = restless(build_model, attention=attention, connection=connection), sentences()
+    found = decode(generator(), model, rows)
+    monkeypatch.setattr(packed_linear, "HAS_ONEDNN", False)
+    plain = decode(generator(), model, rows)
+    assert tokens(found) == tokens(plain)
+    assert [h["steps"] for (h,) in found] == [h["steps"] for (h,) in plain]
