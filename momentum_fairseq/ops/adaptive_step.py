@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.noncausal_by_hand import takes_passes_by_hand
+
 Step = tuple[Tensor, Tensor, Tensor]
 
 
@@ -28,7 +30,7 @@ def adaptive_step(
     tensors = x, push, last_push, velocity
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     alike = x.dtype in (torch.float32, torch.float64) and all(tensor.dtype == x.dtype for tensor in tensors)
-    if recorded and alike and not torch.compiler.is_compiling():
+    if recorded and alike and takes_passes_by_hand(None):
         return _AdaptiveStep.apply(*tensors, reference is velocity, step_size, delta, eps)
     return plain_step(*tensors, reference, step_size, delta, eps)
 
