@@ -18,10 +18,13 @@ def short_attention(
     Returns:
         `[B,H,N,M]`.
     """
-    scores = k @ q.transpose(-1, -2)  # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU
+    heads = q.shape[:2]
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # a product of four dimensions would copy them transposed
+    # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
+    scores = torch.bmm(k, q.transpose(1, 2)).unflatten(0, heads)
     if key_padding_mask is not None:
         scores = torch.where(key_padding_mask[:, None, :, None], scores.new_zeros(()), scores)
     normaliser = scores.sum(-2, keepdim=True).add_(eps)
     if weights is not None:
         scores.mul_(weights.unsqueeze(-1))
-    return scores.div_(normaliser).transpose(-1, -2) @ v
+    return torch.bmm(scores.div_(normaliser).flatten(0, 1).transpose(1, 2), v).unflatten(0, heads)
