@@ -73,8 +73,9 @@ class Step:
         encoded = model.encoder(source.to(options.device))
         self.encoded = model.encoder.reorder_encoder_out(encoded, torch.zeros_like(self.rows))
         self.state: dict[str, Any] = {}
-        if position > 1:
-            model.decoder(self.tokens[:, :-1], self.encoded, self.state)
+        for read in (position - 2, position - 1):  # the last word by a step, which may keep its state in another form
+            if read > 0:
+                model.decoder(self.tokens[:, :read], self.encoded, self.state)
 
     def __call__(self) -> dict[str, Any]:
         """Log-probabilities of the next word; where there are several hypotheses they change places → the state."""

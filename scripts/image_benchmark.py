@@ -67,7 +67,8 @@ def make_model(options: Namespace, images: str, row: str, task: ImageGenerationT
     sizes = {size: getattr(options, size) for size in SIZES if getattr(options, size) is not None}
     cfg = Namespace(**ROWS[row], **sizes, max_source_positions=task.pixels, max_target_positions=task.pixels)
     ARCH_CONFIG_REGISTRY[f"momentum_lm_{images}"](cfg)
-    return MomentumLmModel(cfg, task.dictionary, task.dictionary).to(device).eval()
+    with torch.inference_mode(False):  # weights made in inference mode don't say when they change, and can't be packed
+        return MomentumLmModel(cfg, task.dictionary, task.dictionary).to(device).eval()
 
 
 class Drawing:

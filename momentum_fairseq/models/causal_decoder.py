@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from momentum_fairseq.models.transformer_encoder import EncodedSource
 from momentum_fairseq.modules import CausalDecoderLayer, Dropout, LayerOptions, SinusoidalPositions
 from momentum_fairseq.modules.causal_decoder_layer import CausalLayerState, needed_causal_mask
+from momentum_fairseq.modules.packed_copy import packed_copy
+from momentum_fairseq.modules.packed_linear import JointLinear
 from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 
 STATE = "layers"
@@ -19,18 +21,21 @@ class DecoderState(NamedTuple):
     """What step-by-step decoding keeps.
 
     layers: the state of each layer; read: words read so far, padding included;
-    sentence: which sentence each row translates, int64 `[B]`; None in a language model.
+    sentence: which sentence each row translates, int64 `[B]`; None in a language model;
+    modules, words: the decoder's layers and projection to the vocabulary, or copies with packed weights.
     """
 
     layers: list[CausalLayerState]
     read: int
     sentence: Tensor | None
+    modules: nn.Module
+    words: nn.Module
 
     def reorder(self, order: Tensor) -> "DecoderState":
         """The state of other rows of the batch, int64 `[B']`."""
         sentence = None if self.sentence is None else self.sentence.index_select(0, order)
         same = sentence is None or torch.equal(sentence, self.sentence)
-        return DecoderState([layer.reorder(order, same_source=same) for layer in self.layers], self.read, sentence)
+        return self._replace(layers=[layer.reorder(order, same_source=same) for layer in self.layers], sentence=sentence)
 
 
 class CausalDecoder(FairseqIncrementalDecoder):
@@ -56,6 +61,7 @@ class CausalDecoder(FairseqIncrementalDecoder):
     ) -> None:
         super().__init__(dictionary)
         self.embedding, self.output_projection, self.positions = embedding, output_projection, positions
+        self.words = JointLinear(output_projection)
         self.max_target_positions = max_target_positions
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = Dropout(options.dropout)
@@ -81,7 +87,9 @@ class CausalDecoder(FairseqIncrementalDecoder):
             ValueError: an incremental state that has read all of the words already.
         """
         x, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
-        return self.output_layer(x), extra
+        if incremental_state is None:
+            return self.output_layer(x), extra
+        return self.get_incremental_state(incremental_state, STATE).words(x), extra
 
     def extract_features(
         self,
@@ -109,13 +117,11 @@ class CausalDecoder(FairseqIncrementalDecoder):
             incremental_state: as of `forward`, after one word at least.
         """
         state = self.get_incremental_state(incremental_state, STATE)
-        x, velocities, states = self.scale * self.embedding(words).unsqueeze(1), Velocities(), []
+        x = self.scale * self.embedding(words).unsqueeze(1)
         x = self.dropout(x + self.positions(state.read + 1)[state.read].to(x.dtype))
-        for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x, layer_state = layer.step(x, None, layer_state, velocities)
-            states.append(layer_state)
-        self.set_incremental_state(incremental_state, STATE, DecoderState(states, state.read + 1, state.sentence))
-        return self.output_layer(self.layer_norm(x)).squeeze(1)
+        x, layers = step_layers(x, None, state)
+        self.set_incremental_state(incremental_state, STATE, state._replace(layers=layers, read=state.read + 1))
+        return state.words(self.layer_norm(x)).squeeze(1)
 
     def output_layer(self, features: Tensor) -> Tensor:
         """`[..., C]` → logits `[..., V]`."""
@@ -143,7 +149,8 @@ class CausalDecoder(FairseqIncrementalDecoder):
         """The state before the first word: the source is read once."""
         source, source_mask = source_of(encoder_out)
         sentence = None if encoder_out is None else encoder_out.sentence
-        return DecoderState([layer.start(source, source_mask) for layer in self.layers], 0, sentence)
+        layers = [layer.start(source, source_mask) for layer in self.layers]
+        return DecoderState(layers, 0, sentence, packed_copy(self.layers), packed_copy(self.words))
 
     def _read_on(self, tokens: Tensor, padding_mask: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """The words that the state has not read: int64 and bool `[B,N]` → `[B,N−read,C]` and the new state."""
@@ -152,17 +159,23 @@ class CausalDecoder(FairseqIncrementalDecoder):
                 f"{state.read} words are read already and {tokens.shape[1]} were given; give all the words so far, not the "
                 f"last one alone, and a new incremental state for other words"
             )
-        x, velocities = self._embed(tokens, padding_mask, state.read), Velocities()
-        mask, states = needed_mask(padding_mask[:, state.read :]), []
-        for layer, layer_state in zip(self.layers, state.layers, strict=True):
-            x, layer_state = layer.step(x, mask, layer_state, velocities)
-            states.append(layer_state)
-        return x, DecoderState(states, tokens.shape[1], state.sentence)
+        x = self._embed(tokens, padding_mask, state.read)
+        x, layers = step_layers(x, needed_mask(padding_mask[:, state.read :]), state)
+        return x, state._replace(layers=layers, read=tokens.shape[1])
 
     def _embed(self, tokens: Tensor, padding_mask: Tensor, first: int) -> Tensor:
         """Columns `first` and later of tokens `[B,N]` → `[B,N−first,C]`."""
         x = self.scale * self.embedding(tokens[:, first:])
         return self.dropout(x + self.positions.of_real_tokens(padding_mask, first).to(x.dtype))
+
+
+def step_layers(x: Tensor, padding_mask: Tensor | None, state: DecoderState) -> tuple[Tensor, list[CausalLayerState]]:
+    """The next N positions `[B,N,C]` with their mask bool `[B,N]` through all layers → `[B,N,C]` and the layers' new states."""
+    velocities, states = Velocities(), []
+    for layer, layer_state in zip(state.modules, state.layers, strict=True):
+        x, layer_state = layer.step(x, padding_mask, layer_state, velocities)
+        states.append(layer_state)
+    return x, states
 
 
 def source_of(encoder_out: EncodedSource | None) -> tuple[Tensor | None, Tensor | None]:

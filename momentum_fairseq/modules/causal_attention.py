@@ -30,7 +30,10 @@ class CausalSelfAttention(MultiheadAttention):
 
     def step(self, x: Tensor, key_padding_mask: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """The next N positions `[B,N,C]` with their mask, and the state of those before (None = none) → `[B,N,C]`, new state."""
-        q, k, v = self.project_query(x), self.project_key(x), self.project_value(x)
+        if self.qkv_proj.packed is not None:
+            q, k, v = map(self._split, self.qkv_proj(x).chunk(3, dim=-1))
+        else:
+            q, k, v = self.project_query(x), self.project_key(x), self.project_value(x)
         out, state = self.attention.step(q, k, v, key_padding_mask, state)
         return self._join(out), state
 
