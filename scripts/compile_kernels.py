@@ -103,10 +103,13 @@ def tensors(length: int, dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.rand(BATCH, HEADS, length, dim, dtype=dtype).requires_grad_() for _ in range(3)]
 
 
-def launch_causal(dim: int, dtype: torch.dtype, momentum: torch.Tensor | None, segments: int) -> None:
-    """Forward and backward with all that there may be: padding, states in and out, φ; in one segment or several."""
+def launch_causal(dim: int, dtype: torch.dtype, momentum: float | torch.Tensor | None, segments: int, plain: bool) -> None:
+    """Forward and backward; unless `plain` with all that there may be: padding, states in and out, φ."""
     causal_setting.number_of_segments = lambda device, programs, chunks: segments
     q, k, v = tensors(LENGTH, dim, dtype)
+    if plain:
+        causal.causal_attention_by_triton(q, k, v, momentum=momentum, step_size=0.6)[0].float().sum().backward()
+        return
     matrices = [torch.rand(BATCH, HEADS, dim, dim).requires_grad_() for _ in range(2)]
     state = (*matrices, torch.rand(BATCH, HEADS, dim).requires_grad_())
     out, last = causal.causal_attention_by_triton(
@@ -114,6 +117,18 @@ def launch_causal(dim: int, dtype: torch.dtype, momentum: torch.Tensor | None, s
         initial_state=state, return_state=True, feature_map=True,
     )  # fmt: skip
     (out.float().sum() + last[0].sum()).backward()
+
+
+def launch_sequences(dim: int, dtype: torch.dtype) -> None:
+    """Forward and backward over sequences without padding, each from a state of its own, in segments."""
+    causal_setting.number_of_segments = lambda device, programs, chunks: 2
+    q, k, v = (x.detach()[:1].requires_grad_() for x in tensors(LENGTH, dim, dtype))
+    state = (torch.rand(2, HEADS, dim, dim), torch.rand(2, HEADS, dim, dim), torch.rand(2, HEADS, dim))
+    out, _ = causal.causal_attention_by_triton(
+        q, k, v, momentum=torch.full((HEADS,), 0.6).requires_grad_(), step_size=0.6, initial_state=state, return_state=True,
+        bounds=torch.tensor([0, LENGTH // 4, LENGTH], dtype=torch.int32), longest=LENGTH,
+    )  # fmt: skip
+    out.float().sum().backward()
 
 
 def launch_noncausal(length: int, dim: int, dtype: torch.dtype, weights: bool) -> None:
@@ -142,9 +157,12 @@ def cases(dims: list[int], dtypes: list[str]) -> list[tuple[str, Callable[..., N
             dtype, size = getattr(torch, name), f"D = {dim}, {name}"
             beta = learned.clone().requires_grad_()
             found += [
-                (f"causal momentum, {size}", launch_causal, (dim, dtype, beta, 1)),
-                (f"causal momentum, segments, {size}", launch_causal, (dim, dtype, beta, 2)),
-                (f"causal linear, {size}", launch_causal, (dim, dtype, None, 1)),
+                (f"causal momentum, plain, {size}", launch_causal, (dim, dtype, 0.6, 1, True)),
+                (f"causal linear, plain, {size}", launch_causal, (dim, dtype, None, 1, True)),
+                (f"causal momentum, {size}", launch_causal, (dim, dtype, beta, 1, False)),
+                (f"causal momentum, segments, {size}", launch_causal, (dim, dtype, beta, 2, False)),
+                (f"causal linear, {size}", launch_causal, (dim, dtype, None, 1, False)),
+                (f"causal momentum, sequences, {size}", launch_sequences, (dim, dtype)),
                 (f"non-causal, long, {size}", launch_noncausal, (4 * LENGTH, dim, dtype, False)),
                 (f"non-causal, long, weights, {size}", launch_noncausal, (4 * LENGTH, dim, dtype, True)),
                 (f"non-causal, short, {size}", launch_noncausal, (SHORT, dim, dtype, False)),

@@ -58,7 +58,7 @@ def momentum_gradient(
 ) -> Tensor:  # fmt: skip
     """The derivative for β, `[H]` float32, from the states before each segment and the gradients for those after it."""
     _, heads, length, width = q.shape
-    columns = min(32, power_of_two(v.shape[3]))
+    columns = min(32, setting.tile.columns, power_of_two(v.shape[3]))
     blocks = -(-v.shape[3] // columns)
     slope = q.new_empty(setting.sequences, heads, setting.segments * blocks, dtype=torch.float32)
     differentiate_momentum[(slope.numel(),)](
@@ -87,6 +87,7 @@ def launch_attend(
         heads, length, x_width, u_width, blocks, setting.segments, setting.segment_chunks, setting.eps,
         REVERSE=reverse, MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk,
         X_BLOCK=power_of_two(x_width), U_BLOCK=columns, num_warps=setting.tile.warps, num_stages=setting.tile.stages,
+        maxnreg=setting.tile.registers,
     )  # fmt: skip
 
 

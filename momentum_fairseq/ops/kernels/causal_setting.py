@@ -12,24 +12,34 @@ from momentum_fairseq.ops.kernels.tiles import precision
 
 
 class Tile(NamedTuple):
-    """Positions of a chunk, columns of the state that one program holds, warps of a program, loads ahead."""
+    """Positions of a chunk, columns of the state that one program holds, warps of a program, loads ahead, a thread's registers.
+
+    Fewer registers than the compiler would take, 255 at most, let more programs be on a multiprocessor at a time.
+    """
 
     chunk: int
     columns: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 # By the architecture's major version, then whether operands take 2 bytes, then the largest contracted width. Pinned rather than
-# searched for, so that the first call doesn't take seconds. Chosen by what ptxas says of registers and shared memory; not yet
-# timed on any GPU.
+# searched for, so that the first call doesn't take seconds: of the tiles that fit into registers (compile_kernels.py) those
+# with the most columns. Not yet timed on any GPU; tune_kernels.py does that.
+#
+# What that should cost on an H100, for (B, N, H, D) = (1, 8192, 96, 128) in bfloat16, by arithmetic: q, k, v and o once through
+# memory, 0.81 GB, take 0.27 ms at 3 TB/s; a chunk of 64 takes 10.5 million operations, all 129 · 10⁹, 0.13 ms at 989 TFLOP/s.
+# The 4 programs of 32 columns that share a head compute its scores 4 times, each in both of its warpgroups: 219 · 10⁹, 0.22 ms;
+# and they read q and k 4 times, mostly from L2, 2.0 GB in all. Forward and backward pass 18 tensors of that size through memory
+# where 12 are the least: 3.6 GB, 1.2 ms. For (4, 4096, 64, 128) all of it is 4/3 as much.
 HOPPER = {
-    True: {64: Tile(64, 64, 8, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
-    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 2), 256: Tile(16, 32, 8, 1)},
+    True: {64: Tile(64, 32, 4, 3), 128: Tile(64, 32, 8, 3), 256: Tile(64, 16, 8, 2)},
+    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 8, 2), 256: Tile(32, 16, 8, 2)},
 }
 AMPERE = {
-    True: {64: Tile(64, 64, 4, 2), 128: Tile(64, 32, 4, 2), 256: Tile(32, 32, 8, 2)},
-    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 1), 256: Tile(16, 32, 8, 1)},
+    True: {64: Tile(32, 32, 4, 3), 128: Tile(32, 16, 4, 3), 256: Tile(32, 16, 8, 3)},
+    False: {64: Tile(32, 32, 4, 2), 128: Tile(32, 32, 4, 1), 256: Tile(16, 16, 8, 1)},
 }
 TILES = {8: AMPERE, 9: HOPPER, 10: HOPPER}
 

@@ -137,9 +137,12 @@ def advance(first, second, y, u, table, rank, total, REVERSE: tl.constexpr, PREC
 def read(x, first, second, table, rank, total, REVERSE: tl.constexpr, PRECISION: tl.constexpr, CHUNK: tl.constexpr):
     """What the rows x `[CHUNK,D]` read of the state that enters the chunk, before any of its own keys: float32 `[CHUNK,M]`."""
     if table is None:
-        return multiply(x, first, PRECISION)
-    if REVERSE:
+        found = multiply(x, first, PRECISION)
+    elif REVERSE:
         growth = look_up(table, GROWTH, total - rank, CHUNK)
         ratio = look_up(table, DECAY, total - rank, CHUNK) / growth
-        return multiply(x, first, PRECISION, multiply(x, second, PRECISION) * ratio[:, None]) * growth[:, None]
-    return multiply(x, first, PRECISION, multiply(x, second, PRECISION) * look_up(table, ENTRY, rank, CHUNK)[:, None])
+        found = multiply(x, first, PRECISION, multiply(x, second, PRECISION) * ratio[:, None]) * growth[:, None]
+    else:
+        found = multiply(x, second, PRECISION) * look_up(table, ENTRY, rank, CHUNK)[:, None]
+        found = multiply(x, first, PRECISION, found)
+    return found

@@ -92,10 +92,9 @@ def attend(
     begin = segment * segment_chunks
     chunks = tl.minimum(segment_chunks, tl.cdiv(own_length, CHUNK) - begin)
     position = tl.arange(0, CHUNK)
-    ordered = position[:, None] <= position[None, :] if REVERSE else position[:, None] >= position[None, :]
     if table is not None and padding is None:  # the same in each chunk
         steps = position[None, :] - position[:, None] if REVERSE else position[:, None] - position[None, :]
-        within = look_up(table, GROWTH, tl.where(ordered, steps, 0), CHUNK)
+        within = look_up(table, GROWTH, tl.maximum(steps, 0), CHUNK)
     for turn in tl.range(0, chunks, disable_licm=True):  # else addresses are kept that take more registers than there are
         start = (begin + (chunks - 1 - turn if REVERSE else turn)) * CHUNK
         rows = start + position
@@ -109,6 +108,7 @@ def attend(
         if NORMALISE:
             n = tl.sum(x_rows.to(tl.float32) * sums[None, :], 1) + eps
             sums += tl.sum(y_rows.to(tl.float32), 0)
+        ordered = position[:, None] <= position[None, :] if REVERSE else position[:, None] >= position[None, :]
         scores = tl.where(ordered, multiply(x_rows, tl.trans(y_rows), PRECISION), 0)
         if NORMALISE:
             n += tl.sum(scores, 1)

@@ -1,0 +1,171 @@
+"""Which tile makes the causal kernels quickest on this GPU: lines for the tables of ops/kernels/causal_setting.py.
+
+  python scripts/tune_kernels.py                   # on a GPU: the shapes of benchmark_kernels.py, momentum, bfloat16
+  python scripts/tune_kernels.py --quick           # anywhere, some seconds, to see it work
+
+Every tile of CANDIDATES beside the pinned one, and then the best one beside itself in several numbers of segments; ratios are to
+the first, the pinned tile or the number of segments that the kernels choose. The kernels are compiled before, side by side in
+processes of their own. Tiles take turns, call by call; medians. A tile whose output isn't the first one's up to rounding, or
+that doesn't compile, is named and left out. Writes tune_kernels.json into --out.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
+
+from benchmark_attention import positive, positive_seconds, time_side_by_side
+from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
+from run_record import ROOT, hardware, run_record, write_json
+
+from momentum_fairseq.ops.kernels import causal_setting
+from momentum_fairseq.ops.kernels.causal_setting import Tile
+
+CANDIDATES = [
+    Tile(64, 32, 4, 3), Tile(64, 32, 4, 2), Tile(64, 32, 4, 3, 168), Tile(64, 32, 8, 3), Tile(64, 32, 8, 3, 128),
+    Tile(64, 64, 8, 3), Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2), Tile(64, 16, 4, 3), Tile(128, 32, 8, 2),
+    Tile(32, 64, 4, 3),
+]  # fmt: skip
+SEGMENTS = (1, 2, 4, 8)
+QUICK = [Shape(1, 64, 2, 16)]
+LARGEST_DIFFERENCE = 1e-2  # relative RMS of two tiles' bfloat16 outputs
+Choice = tuple[Tile, int | None]  # and segments; None = as many as the kernels choose
+
+
+@contextmanager
+def chosen(tile: Tile, segments: int | None) -> Iterator[None]:
+    """The kernels launched so, whatever the device and shape."""
+    with mock.patch.object(causal_setting, "tile_of", lambda *_: tile):
+        if segments is None:
+            yield
+            return
+        with mock.patch.object(causal_setting, "number_of_segments", lambda *_: segments):
+            yield
+
+
+def call_of(shape: Shape, pass_: str, choice: Choice, device: torch.device) -> Callable[[], Any]:
+    run = make_calls({"momentum": ours("momentum", "triton", 0.6)}, shape, pass_, device, torch.bfloat16)["momentum"]
+
+    def call() -> Any:
+        with chosen(*choice):
+            return run()
+
+    return call
+
+
+def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.device) -> str | None:
+    """Leaves the compiled kernels in Triton's cache; what is wrong with them, or None."""
+    try:
+        call_of(shape, pass_, choice, device)()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except Exception as error:  # whatever the compiler says of a tile, the others are still to be timed
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def compile_all(
+    shape: Shape, pass_: str, choices: list[Choice], device: torch.device, processes: int
+) -> dict[Choice, str | None]:
+    work = partial(compile_choice, shape, pass_, device=device)
+    if processes == 1:
+        return {choice: work(choice) for choice in choices}
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        return dict(zip(choices, pool.map(work, choices), strict=True))
+
+
+def difference(output: Any, expected: Any) -> float:
+    """Relative RMS, the largest of a tensor or of several."""
+    pairs = [(output, expected)] if isinstance(output, torch.Tensor) else list(zip(output, expected, strict=True))
+    return max(((a.float() - b.float()).norm() / b.float().norm()).item() for a, b in pairs)
+
+
+def compare(
+    shape: Shape, pass_: str, choices: list[Choice], options: argparse.Namespace, faults: dict[str, str]
+) -> list[dict[str, Any]]:
+    """A row a choice, the quickest first."""
+    device, names = options.device, {show(choice): choice for choice in choices}
+    wrong = compile_all(shape, pass_, choices, device, options.processes)
+    calls = {name: call_of(shape, pass_, choice, device) for name, choice in names.items() if wrong[choice] is None}
+    expected = calls[show(choices[0])]()
+    for name, choice in names.items():
+        reason = wrong[choice]
+        if reason is None and not difference(calls[name](), expected) <= LARGEST_DIFFERENCE:
+            reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the first one's output"
+        if reason is not None:
+            faults[f"{shape.name()}, {pass_}, {name}"] = reason
+    synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    times = time_side_by_side(calls, options.seconds, synchronise)
+    first = times[show(choices[0])]["median_ms"]
+    rows = []
+    for name, result in sorted(times.items(), key=lambda item: item[1]["median_ms"]):
+        rows.append(
+            {"shape": shape.name(), "pass": pass_, "choice": name, **result, "ratio_to_first": result["median_ms"] / first}
+        )
+        print(f"  {name:44}{result['median_ms']:10.4f} ms{rows[-1]['ratio_to_first']:9.3f} × the first", flush=True)
+    return rows
+
+
+def show(choice: Choice) -> str:
+    tile, segments = choice
+    return line_of(tile) + ("" if segments is None else f", {segments} segments")
+
+
+def line_of(tile: Tile) -> str:
+    """As it is written in causal_setting.py."""
+    return f"Tile({', '.join(str(x) for x in tile if x is not None)})"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=positive_seconds, default=2.0, help="time for all tiles of one shape and pass (2)")
+    parser.add_argument("--processes", type=positive, default=os.cpu_count(), help="that compile side by side (as many as CPUs)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (results/scratch)")
+    parser.add_argument("--quick", action="store_true", help="one short shape, two tiles: shows that it works")
+    options = parser.parse_args()
+    if not (options.quick or torch.cuda.is_available()):
+        parser.error("torch finds no GPU, and the interpreter's times say nothing; --quick shows that it works")
+    options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options.shapes, options.tiles = (QUICK, CANDIDATES[:2]) if options.quick else (GPU_SHAPES, CANDIDATES)
+    if options.quick:
+        options.seconds, options.processes = 0.01, 1
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    rows, faults, best = [], {}, []
+    for shape in options.shapes:
+        pinned = causal_setting.tile_of(options.device, True, shape.dim)
+        for pass_ in PASSES:
+            print(f"\n(B, N, H, D) = {shape.name()}, {pass_}")
+            tiles = dict.fromkeys([pinned, *options.tiles])
+            found = compare(shape, pass_, [(tile, None) for tile in tiles], options, faults)
+            quickest = next(tile for tile in tiles if show((tile, None)) == found[0]["choice"])
+            choices = [(quickest, None), *((quickest, segments) for segments in SEGMENTS[: 2 if options.quick else None])]
+            found += compare(shape, pass_, choices, options, faults)
+            rows += found
+            ratio = f"{found[0]['ratio_to_first']:.3f} × {line_of(pinned)}"
+            best.append(f"{shape.dim}: {line_of(quickest)},  # {shape.name()}, {pass_}: {ratio}")
+    for place, fault in faults.items():
+        print(f"left out: {place}: {fault}")
+    print("\nlines for causal_setting.py:", *best, sep="\n    ")
+    record = {**run_record(sys.argv), "hardware": hardware(options.device), "times": rows, "left_out": faults, "best": best}
+    write_json(options.out / "tune_kernels.json", record)
+    print(f"written: {options.out / 'tune_kernels.json'}")
+
+
+if __name__ == "__main__":
+    main()
