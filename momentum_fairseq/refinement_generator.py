@@ -127,9 +127,9 @@ class RefinementGenerator:
 
         On a CPU those of like length are refined together, and when few of them are left they wait for the last of the others.
         """
-        records: list[Hypothesis] = [{"history": []} for _ in lengths]
+        records: list[Hypothesis] = [{"history": []} for _ in range(len(lengths))]
         groups = groups_of_like_length(lengths)
-        batches: Iterable[Batch] = (begin(model, source, lengths, rows) for rows in groups)
+        batches: Iterable[Batch] = (self._begin(model, source, lengths, rows, records) for rows in groups)
         count = len(groups)
         while count:
             fewest = FEW_WORDS if count > 1 else 0
@@ -138,26 +138,40 @@ class RefinementGenerator:
             count = len(batches)
         return [self._hypothesis(record) for record in records]
 
+    def _begin(
+        self, model: MomentumNatModel, source: EncoderOutput, lengths: Tensor, rows: Tensor, records: list[Hypothesis]
+    ) -> Batch:
+        batch = begin(model, source, lengths, rows)
+        self._remember(batch, records)
+        return batch
+
     def _refine(self, model: MomentumNatModel, batch: Batch, records: list[Hypothesis], fewest: int) -> Batch | None:
         """Run passes and record the sentences that finish, until at most `fewest` words are left: these, or None."""
-        passes = 0
-        while True:
-            if self.retain_history and (passes > 0 or int(batch.steps[0]) == 1):
-                for row, tokens in zip(batch.rows.tolist(), batch.state.tokens.unbind(), strict=True):
-                    records[row]["history"].append(tokens)
-            finished = self._finished(batch)
-            done, going = finished.nonzero().squeeze(1), (~finished).nonzero().squeeze(1)
-            if len(going) == 0:
-                self._record(model, batch, records)
-                return None
-            if len(done) > 0:
-                self._record(model, batch.select(done), records)
-                batch = batch.select(going)
-            if passes > 0 and batch.state.tokens.numel() <= fewest:
-                return batch
-            state = model.refine(batch.state)
-            same_for = torch.where(self._unchanged(batch.state.tokens, state.tokens), batch.same_for + 1, 0)
-            batch, passes = Batch(batch.rows, state, batch.steps + 1, same_for), passes + 1
+        left = self._leave(model, batch, records)
+        while left is not None:
+            state = model.refine(left.state)
+            same_for = torch.where(self._unchanged(left.state.tokens, state.tokens), left.same_for + 1, 0)
+            batch = Batch(left.rows, state, left.steps + 1, same_for)
+            self._remember(batch, records)
+            left = self._leave(model, batch, records)
+            if left is not None and left.state.tokens.numel() <= fewest:
+                break
+        return left
+
+    def _leave(self, model: MomentumNatModel, batch: Batch, records: list[Hypothesis]) -> Batch | None:
+        """Record the sentences that are finished; the others, None where there are none."""
+        finished = self._finished(batch)
+        done, going = finished.nonzero().squeeze(1), (~finished).nonzero().squeeze(1)
+        if len(done) == 0:
+            return batch
+        self._record(model, batch if len(going) == 0 else batch.select(done), records)
+        return batch.select(going) if len(going) > 0 else None
+
+    def _remember(self, batch: Batch, records: list[Hypothesis]) -> None:
+        """Add the outputs to the history."""
+        if self.retain_history:
+            for row, tokens in zip(batch.rows.tolist(), batch.state.tokens.unbind(), strict=True):
+                records[row]["history"].append(tokens)
 
     def _unchanged(self, previous: Tensor, current: Tensor) -> Tensor:
         """Rows whose output repeats: as a sequence, or as a multiset for the Jaccard rule (index 1 = equal multisets)."""
