@@ -26,6 +26,9 @@ from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
 from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
 
+# Keys from which on to weigh the last ones alone saves time: a pass over the values costs more than a second product then.
+STEADY = 1024
+
 
 def momentum_attention(
     q: Tensor,
@@ -71,7 +74,8 @@ def momentum_attention(
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
     fixed = key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor)
-    steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed else None
+    long = k.shape[2] >= STEADY
+    steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed and long else None
     return contract(q, k, v, weights, key_padding_mask, eps, steady)
 
 

@@ -8,9 +8,6 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import no_autocast
 
-# Keys from which on to weigh the last ones alone saves time: a pass over the values costs more than a second product then.
-STEADY = 1024
-
 Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -79,7 +76,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         """Arguments as of `attention_by_hand`."""
         lead = q.shape[:2]
-        flat = q, *((k, v) if padding is None else (without(padding, x) for x in (k, v)))
+        flat = q, *((k, v) if padding is None else (zero_padding_(padding, copied(x)) for x in (k, v)))
         flat, weights = [x.flatten(0, 1) for x in flat], weights.flat(*lead)
         out, *saved = (attend_by_scores if quadratic else attend_by_state)(*flat, weights, eps)
         if any(ctx.needs_input_grad[:3]):
@@ -99,12 +96,24 @@ class _Attention(torch.autograd.Function):
             differentiate = differentiate_by_scores if quadratic else differentiate_by_state
             gradients = differentiate(direction.flatten(0, 1), *saved, weights=weights)
             of_q, of_k, of_v = (x.unflatten(0, q.shape[:2]) for x in gradients)
-            return of_q, of_k if padding is None else without(padding, of_k), of_v, *[None] * 5
+            return of_q, of_k if padding is None else zero_padding_(padding, of_k), of_v, *[None] * 5
 
 
 def without(padding: Tensor, x: Tensor) -> Tensor:
     """x `[B,H,S,...]` with zeros at padding `[B,1,S,1]`. Not masked_fill: half as fast on a CPU."""
     return torch.where(padding, x.new_zeros(()), x)
+
+
+def copied(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def zero_padding_(padding: Tensor, x: Tensor) -> Tensor:
+    """`without`, in place: on a CPU only the rows that are padding, in a third of the time."""
+    if x.device.type != "cpu":
+        return x.masked_fill_(padding, 0)
+    x.transpose(1, 2)[padding[:, 0, :, 0].nonzero(as_tuple=True)] = 0
+    return x
 
 
 def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
@@ -129,13 +138,10 @@ def differentiate_by_scores(
 def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
     """Output, normaliser `[G,N,1]`, state Σ_j w_j v_j k_jᵀ `[G,M,D]` and key sum `[G,1,D]`."""
     scale, first, rest = weights
-    if rest is None:
-        state = torch.bmm(v.transpose(1, 2), k)
-    elif first < STEADY:
-        state = torch.bmm(weights.weigh_rows_(v.clone()).transpose(1, 2), k)
-    else:
-        last = v[:, first:] * rest.unsqueeze(2)
-        state = torch.bmm(last.transpose(1, 2), k[:, first:]).baddbmm_(v[:, :first].transpose(1, 2), k[:, :first])
+    last = v[:, first:] if rest is None else v[:, first:] * rest.unsqueeze(2)
+    state = torch.bmm(last.transpose(1, 2), k[:, first:])
+    if first:
+        state.baddbmm_(v[:, :first].transpose(1, 2), k[:, :first])
     if scale != 1:
         state.mul_(scale)
     sums = k.sum(1, keepdim=True)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import linear_attention, momentum_attention
-from momentum_fairseq.ops import noncausal_by_hand as module
 from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
-from momentum_fairseq.ops.momentum_attention import steady_weights
+from momentum_fairseq.ops.momentum_attention import STEADY, steady_weights
 from momentum_fairseq.ops.momentum_weights import fixed_weights
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand
 from tests.ops.cases import MOMENTA, assert_same, inputs, padding_mask, value_and_gradients
@@ -53,10 +52,8 @@ def test_steady_weights_are_the_weights(momentum):
     assert (steady.first > 0) == (momentum < 0.5)
 
 
-@pytest.mark.parametrize("longest", [1, 1024])
 @pytest.mark.parametrize("momentum", [0.0, 0.1])
-def test_steady_weights_give_the_same_values_and_gradients(order, momentum, longest, monkeypatch):
-    monkeypatch.setattr(module, "STEADY", longest)
+def test_steady_weights_give_the_same_values_and_gradients(order, momentum):
     leaves, weights = inputs(8, 40), fixed_weights(40, momentum, 0.7, EXACT, CPU)
     steady = steady_weights(40, momentum, 0.7, EXACT, CPU)
     assert 0 < steady.first < 40 or steady.rest is None
@@ -95,6 +92,13 @@ def test_padding_may_hold_nans_which_reach_neither_values_nor_gradients(attentio
     expected = value_and_gradients(lambda: attention(q, k, v, key_padding_mask=mask), q, k, v)
     k, v = (x.detach().masked_fill(padding, torch.nan).requires_grad_() for x in (k, v))
     assert_same(value_and_gradients(lambda: attention(q, k, v, key_padding_mask=mask), q, k, v), expected, tolerance=0)
+
+
+def test_a_long_sequence_is_the_recorded_one():
+    q, k, v = inputs(STEADY, STEADY + 3, batch=1)
+    weights = fixed_weights(STEADY + 3, 0.6, 0.7, EXACT, CPU)
+    ours = value_and_gradients(lambda: momentum_attention(q, k, v, momentum=0.6, step_size=0.7), q, k, v)
+    assert_same(ours, value_and_gradients(lambda: linear_order(q, k, v, weights, None, 1e-6), q, k, v))
 
 
 def test_what_comes_in_is_not_written_over(order):
