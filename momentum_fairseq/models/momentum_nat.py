@@ -79,7 +79,9 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "MomentumNatModel":
-        """Build from a config and a task with `source_dictionary` and `target_dictionary`."""
+        """Build from a config and the task `translation_nat`; ValueError for one that can't draw its refinement steps."""
+        if not hasattr(task, "draw_step_inputs"):
+            raise ValueError(f"momentum_nat needs --task translation_nat, not {type(task).__name__}")
         return cls(cfg, task.source_dictionary, task.target_dictionary)
 
     def max_positions(self) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from argparse import Namespace
 import pytest
 import torch
 from fairseq.dataclass.configs import GenerationConfig
+from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
-from momentum_fairseq.models.momentum_nat import MomentumNatConfig
+from momentum_fairseq.models.momentum_nat import MomentumNatConfig, MomentumNatModel
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
 
 SIZES = {"embed_dim": 12, "ffn_dim": 16, "layers": 2, "heads": 2, "max_source_positions": 64, "max_target_positions": 64}
@@ -24,6 +25,12 @@ def generation(**values):
 def test_a_model_that_does_not_refine_is_not_trained(build_task, eval_bleu):
     with pytest.raises(ValueError, match=REFUSED):
         build_task(eval_bleu=eval_bleu).build_model(AUTOREGRESSIVE)
+
+
+def test_nor_does_another_task_take_the_model_that_refines(build_task):
+    task = TranslationTask(build_task().cfg, None, None)
+    with pytest.raises(ValueError, match="momentum_nat needs --task translation_nat, not TranslationTask"):
+        MomentumNatModel.build_model(NAT, task)
 
 
 def test_nor_does_it_decode(build_task):
