@@ -1,10 +1,12 @@
 """Momentum attention for fairseq (Nguyen et al., "Momentum Transformer", MSML 2022), a plug-in for `--user-dir`."""
 
 from momentum_fairseq.checkpoints import allow_safe_loading, save_whole_or_not_at_all
+from momentum_fairseq.log_files import log_each_line_once
 from momentum_fairseq.numpy_names import restore_numpy_names
 
 allow_safe_loading()
 save_whole_or_not_at_all()
+log_each_line_once()
 restore_numpy_names()
 
 from momentum_fairseq import criterions, models, radam, tasks  # noqa: E402  (fairseq scans models and tasks only)
