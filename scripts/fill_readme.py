@@ -26,10 +26,9 @@ def fill(text: str, folder: Path) -> str:
     Raises:
         ValueError: an opening comment without its end; a file that is missing, or not what it should be.
     """
-    filled, count = BLOCK.subn(lambda block: block[1] + content(folder / block["file"], block["heading"]) + "\n", text)
-    if count != len(OPENING.findall(text)) or count != text.count("<!-- end -->"):
+    if not len(BLOCK.findall(text)) == len(OPENING.findall(text)) == text.count("<!-- end -->"):
         raise ValueError("a table's comment without `<!-- end -->`, or one too many of these")
-    return filled
+    return BLOCK.sub(lambda block: block[1] + content(folder / block["file"], block["heading"]) + "\n", text)
 
 
 def content(file: Path, heading: str | None) -> str:
