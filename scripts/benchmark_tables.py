@@ -170,6 +170,13 @@ def drawing(record: Record) -> list[str]:
     return [*rows(head, found), "", f"- Images a second are {how}."]
 
 
+def loss_memory(record: Record) -> list[str]:
+    peaks, losses = record["peak_bytes"], record["loss"]
+    sizes = f"{record['embed_dim']}/{record['ffn_dim']}/{record['layers']}/{record['heads']}"
+    head = [f"{sizes}, {record['vocabulary']:,} words, {record['sentences']} sentences, {record['steps']} passes", "peak MB", "loss"]
+    return rows(head, [[name, f"{peaks[name] / 1e6:,.0f}", f"{losses[name]:.4f}"] for name in peaks])
+
+
 def fuzz(record: Record) -> list[str]:
     body = [
         [name, f"{form['cases']:,}", f"{form['largest']:.1e}", f"{form['limit']:.0e}"] for name, form in record["forms"].items()
@@ -182,6 +189,7 @@ WRITERS: dict[str, Callable[[Record], list[str]]] = {
     "benchmark_attention.py": attention,
     "benchmark_training.py": training,
     "benchmark_decoding.py": decoding,
+    "benchmark_loss_memory.py": loss_memory,
     "benchmark_autoregressive.py": autoregressive,
     "benchmark_kinds.py": kinds,
     "generate_images.py": drawing,
