@@ -35,6 +35,12 @@ class LengthPredictor(nn.Module):
         return (target_lengths - source_lengths).clamp(-self.max_offset, self.max_offset) + self.max_offset
 
     def lengths(self, logits: Tensor, source_lengths: Tensor, beam: int = 1, *, max_length: int) -> Tensor:
-        """The `beam` most probable lengths, best first, each in [1, max_length]: int64 `[B, beam]`."""
-        offsets = logits.topk(min(beam, logits.shape[1]), dim=1).indices - self.max_offset
+        """The `beam` most probable lengths, best first, each in [1, max_length]: int64 `[B, beam]`.
+
+        Raises:
+            ValueError: a beam of more lengths than there are classes.
+        """
+        if beam > logits.shape[1]:
+            raise ValueError(f"--iter-decode-with-beam {beam}: the model tells {logits.shape[1]} lengths apart")
+        offsets = logits.topk(beam, dim=1).indices - self.max_offset
         return (source_lengths.unsqueeze(1) + offsets).clamp(1, max_length)

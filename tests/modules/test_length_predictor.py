@@ -34,7 +34,13 @@ def test_a_beam_gives_the_most_probable_lengths_best_first():
     logits = torch.tensor([[0.1, 0.5, 0.9, 0.3, 0.7]])
     source = torch.tensor([10])
     assert predictor.lengths(logits, source, 3, max_length=100).tolist() == [[10, 12, 9]]
-    assert predictor.lengths(logits, source, 9, max_length=100).tolist() == [[10, 12, 9, 11, 8]]
+    assert predictor.lengths(logits, source, 5, max_length=100).tolist() == [[10, 12, 9, 11, 8]]
+
+
+def test_more_lengths_than_there_are_are_refused():
+    predictor = LengthPredictor(4, 1, max_offset=2)
+    with pytest.raises(ValueError, match="--iter-decode-with-beam 6: the model tells 5 lengths apart"):
+        predictor.lengths(torch.zeros(1, 5), torch.tensor([10]), 6, max_length=100)
 
 
 def test_the_logits_are_a_linear_map_of_the_masked_means():
