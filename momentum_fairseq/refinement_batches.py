@@ -10,7 +10,9 @@ from torch import Tensor
 from momentum_fairseq.models.momentum_nat import MomentumNatModel, RefinementState
 from momentum_fairseq.models.nat_encoder import EncoderOutput
 
-WORDS_AT_ONCE = 256  # that a CPU refines: its own cache holds what a layer makes of them, and products gain little from more
+# Words that a CPU refines, times the model's width: its own cache holds what a layer makes of them. 1,024 words of 128 numbers,
+# which are a third quicker than 256 of them, 471 of 278.
+NUMBERS_AT_ONCE = 1 << 17
 FEW_WORDS = 64  # of a batch whose other sentences are finished: with fewer, operations cost more than their products
 
 
@@ -33,14 +35,17 @@ class Batch(NamedTuple):
         )
 
 
-def groups_of_like_length(lengths: Tensor) -> list[Tensor]:
-    """int64 `[B]` → which sentences to refine together, int64 each: on a CPU at most `WORDS_AT_ONCE` words, padding counted."""
+def groups_of_like_length(lengths: Tensor, width: int) -> list[Tensor]:
+    """Which sentences of `lengths`, int64 `[B]`, a model of so many features refines together: int64 each.
+
+    On a CPU a group has at most `NUMBERS_AT_ONCE` / width words, padding counted.
+    """
     if lengths.device.type != "cpu":
         return [torch.arange(len(lengths), device=lengths.device)]
     ordered, rows = lengths.sort(stable=True)
     ends, start = [], 0
     for end, length in enumerate(ordered.tolist()):
-        if end > start and (end + 1 - start) * length > WORDS_AT_ONCE:
+        if end > start and (end + 1 - start) * length * width > NUMBERS_AT_ONCE:
             ends.append(end)
             start = end
     return list(rows.tensor_split(ends)) if ends else [torch.arange(len(lengths))]
@@ -60,7 +65,7 @@ def join(model: MomentumNatModel, source: EncoderOutput, lengths: Tensor, batche
     tokens = torch.cat([F.pad(batch.state.tokens, (0, width - batch.state.tokens.shape[1])) for batch in batches])
     hidden = torch.cat([F.pad(batch.state.hidden, (0, 0, 0, width - batch.state.hidden.shape[1])) for batch in batches])
     rows, steps, same_for = (torch.cat([getattr(batch, x) for batch in batches]) for x in ("rows", "steps", "same_for"))
-    for group in groups_of_like_length(lengths[rows]):
+    for group in groups_of_like_length(lengths[rows], hidden.shape[-1]):
         own = lengths[rows[group]]
         words = int(own.max())
         state = model.resume(source.select(rows[group]), own, tokens[group, :words], hidden[group, :words])

@@ -173,7 +173,8 @@ def drawing(record: Record) -> list[str]:
 def loss_memory(record: Record) -> list[str]:
     peaks, losses = record["peak_bytes"], record["loss"]
     sizes = f"{record['embed_dim']}/{record['ffn_dim']}/{record['layers']}/{record['heads']}"
-    head = [f"{sizes}, {record['vocabulary']:,} words, {record['sentences']} sentences, {record['steps']} passes", "peak MB", "loss"]
+    batch = f"{record['sentences']} sentences, {record['steps']} passes"
+    head = [f"{sizes}, {record['vocabulary']:,} words, {batch}", "peak MB", "loss"]
     return rows(head, [[name, f"{peaks[name] / 1e6:,.0f}", f"{losses[name]:.4f}"] for name in peaks])
 
 

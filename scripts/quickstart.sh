@@ -4,13 +4,13 @@
 #   bash scripts/quickstart.sh
 # DATA        folder with Multi30k's raw files (default: downloaded; without a network, a generated corpus)
 # OUT         folder for everything that is made (runs/quickstart in the repository)
-# MAX_UPDATE  updates of 1,024 tokens (1750)
+# MAX_UPDATE  updates of 1,024 tokens (1400)
 # MINUTES     training stops after so many minutes, whatever the machine (8)
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 DATA=${DATA:-}
 OUT=${OUT:-$ROOT/runs/quickstart}
-MAX_UPDATE=${MAX_UPDATE:-1750}
+MAX_UPDATE=${MAX_UPDATE:-1400}
 MINUTES=${MINUTES:-8}
 require_count MAX_UPDATE
 require_count MINUTES

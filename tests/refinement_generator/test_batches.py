@@ -7,7 +7,7 @@ from momentum_fairseq import ops, refinement_batches, refinement_generator
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.modules import ATTENTION_KINDS
 from momentum_fairseq.ops.short_attention import short_attention
-from momentum_fairseq.refinement_batches import WORDS_AT_ONCE, groups_of_like_length, join
+from momentum_fairseq.refinement_batches import NUMBERS_AT_ONCE, groups_of_like_length, join
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from tests.pairs import pairs
 from tests.refinement_generator.decoding import decode, restless, sentences, tokens
@@ -83,7 +83,7 @@ def test_neither_groups_nor_waiting_for_others_change_a_result(build_model, gene
     whole = decode(generator(retain_history=True, **options), model, rows)
     joined = []
     monkeypatch.setattr(refinement_generator, "join", lambda *arguments: joined.append(1) or join(*arguments))
-    monkeypatch.setattr(refinement_batches, "WORDS_AT_ONCE", words)
+    monkeypatch.setattr(refinement_batches, "NUMBERS_AT_ONCE", words * model.cfg.embed_dim)
     monkeypatch.setattr(refinement_generator, "FEW_WORDS", few)
     parts = decode(generator(retain_history=True, **options), model, rows)
     assert bool(joined) == (few > 0)
@@ -96,8 +96,9 @@ def test_neither_groups_nor_waiting_for_others_change_a_result(build_model, gene
 
 @pytest.mark.parametrize("lengths", [[3], [5, 5, 5], [9, 1, 4, 30, 2, 4], list(range(1, 40))])
 def test_groups_hold_every_sentence_once_and_few_words_each(lengths):
-    groups = [group.tolist() for group in groups_of_like_length(torch.tensor(lengths))]
+    groups = [group.tolist() for group in groups_of_like_length(torch.tensor(lengths), 512)]
     assert sorted(sum(groups, [])) == list(range(len(lengths)))
     widths = [max(lengths[i] for i in group) for group in groups]
-    assert all(len(group) == 1 or len(group) * width <= WORDS_AT_ONCE for group, width in zip(groups, widths, strict=True))
+    several = [(group, width) for group, width in zip(groups, widths, strict=True) if len(group) > 1]
+    assert all(len(group) * width * 512 <= NUMBERS_AT_ONCE for group, width in several)
     assert widths == sorted(widths)
