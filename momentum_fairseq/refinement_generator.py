@@ -128,7 +128,7 @@ class RefinementGenerator:
         On a CPU those of like length are refined together, and when few of them are left they wait for the last of the others.
         """
         records: list[Hypothesis] = [{"history": []} for _ in range(len(lengths))]
-        groups = groups_of_like_length(lengths, model.cfg.embed_dim)
+        groups = groups_of_like_length(lengths, source.embedding.shape[-1])
         batches: Iterable[Batch] = (self._begin(model, source, lengths, rows, records) for rows in groups)
         count = len(groups)
         while count:
