@@ -10,9 +10,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-# 1 GB in float32, three times that with log-softmax and gradients: no small vocabulary gets there, where blocks are no quicker
-# than whole logits, but on a CPU, where they always are.
-MOST_LOGITS = {"cpu": 0, "cuda": 1 << 28}
+# On a GPU: 1 GB in float32, three times that with log-softmax and gradients. No small vocabulary gets there, where blocks are no
+# quicker than whole logits; on a CPU they always are.
+MOST_LOGITS = 1 << 28
 
 
 @dataclass
@@ -52,12 +52,14 @@ class NatRefinementLoss(FairseqCriterion):
         """
         if "step_inputs" not in sample:
             raise ValueError("nat_refinement_loss needs --task translation_nat, which draws the inputs of the refinement steps")
-        device, most_logits = sample["target"].device.type, self.most_logits
+        most_logits = self.most_logits
+        if most_logits is None:
+            most_logits = 0 if sample["target"].device.type == "cpu" else MOST_LOGITS
         output = model(
             **sample["net_input"],
             tgt_tokens=sample["target"],
             step_inputs=sample["step_inputs"],
-            most_logits=MOST_LOGITS.get(device, MOST_LOGITS["cuda"]) if most_logits is None else most_logits,
+            most_logits=most_logits,
         )
         targets, tokens, sentences = output["targets"], sample["ntokens"], sample["target"].shape[0]
         step_losses = output.get("step_losses")

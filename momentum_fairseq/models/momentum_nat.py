@@ -28,7 +28,7 @@ class RefinementState(NamedTuple):
     """Sentences in the middle of their refinement.
 
     tokens: int64 `[B,N]`, padding on the right; hidden: the last decoder's output `[B,N,C]`; padding_mask: bool `[B,N]`;
-    memory: of the second decoder, None until it is needed.
+    memory: what the second decoder keeps of the source.
     """
 
     tokens: Tensor
