@@ -1,6 +1,5 @@
 """Resuming, kills, full disks and bad checkpoints: the real command line."""
 
-import os
 import re
 import resource
 import signal
@@ -11,17 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.planted import Planted
+
 pytestmark = pytest.mark.slow
-
-
-class Planted:
-    """Runs a command where it is unpickled."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
 
 
 def same(a: object, b: object) -> bool:

@@ -7,12 +7,13 @@ from functools import partial
 import pytest
 import torch
 from fairseq.data import Dictionary
-from torch import nn
+from torch import Tensor, nn
 
 from momentum_fairseq.models.causal_decoder import CausalDecoder
 from momentum_fairseq.models.config import layer_options
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
 from momentum_fairseq.modules import SinusoidalPositions
+from tests.models.embeddings import assert_shared_by_flag
 from tests.models.transformers import ALL, CAUSAL_KINDS, PAD, Build, by_steps, logits, pad, sources, targets, tiny_transformer
 
 
@@ -108,17 +109,12 @@ def test_a_decoder_without_a_source_is_a_language_model(build, dictionary, atten
 
 
 def test_embeddings_are_shared_by_flag(build):
-    def matrices(**flags: bool) -> list[int]:
+    def matrices(**flags: bool) -> tuple[Tensor, Tensor, Tensor]:
         model = build(**flags)
         parts = (model.encoder.embedding, model.decoder.embedding, model.decoder.output_projection)
-        return [part.weight.data_ptr() for part in parts]
+        return tuple(part.weight for part in parts)
 
-    source, target, output = matrices()
-    assert len({source, target, output}) == 3
-    source, target, output = matrices(share_decoder_input_output_embed=True)
-    assert source != target == output
-    source, target, output = matrices(share_all_embeddings=True)
-    assert source == target == output
+    assert_shared_by_flag(matrices)
 
 
 def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build, dictionary):

@@ -2,23 +2,20 @@
 
 import pytest
 from fairseq.data import Dictionary
+from torch import Tensor
 
 from momentum_fairseq.models.nat_encoder import NatEncoder
+from tests.models.embeddings import assert_shared_by_flag
 from tests.models.nat_sentences import PAD
 
 
 def test_embeddings_are_shared_by_flag(build_model):
-    def matrices(**flags: bool) -> list[int]:
+    def matrices(**flags: bool) -> tuple[Tensor, Tensor, Tensor]:
         model = build_model(**flags)
         parts = (model.encoder.embedding, model.target_embedding, model.output_projection)
-        return [part.weight.data_ptr() for part in parts]
+        return tuple(part.weight for part in parts)
 
-    source, target, output = matrices()
-    assert len({source, target, output}) == 3
-    source, target, output = matrices(share_decoder_input_output_embed=True)
-    assert source != target == output
-    source, target, output = matrices(share_all_embeddings=True)
-    assert source == target == output
+    assert_shared_by_flag(matrices)
 
 
 def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build_model, dictionary):

@@ -1,20 +1,14 @@
-"""What tests of the causal kernels share: inputs, masks, small tiles; natively on a GPU, else in Triton's interpreter."""
+"""What tests of the causal kernels share: inputs and masks; natively on a GPU, else in Triton's interpreter."""
 
 import torch
 
 from momentum_fairseq.ops import causal_momentum_attention, recurrent_momentum_attention
 from momentum_fairseq.ops.kernels import causal_setting
-from momentum_fairseq.ops.kernels.causal_setting import Tile
 from tests.ops import kernel_cases
 from tests.ops.cases import padding_mask
 from tests.ops.kernel_cases import DEVICE, LIMITS, doubled, with_gradients
 
 LINEAR = {"momentum": 0.0, "step_size": 1.0}  # of the recurrence
-
-
-def use_small_tiles(monkeypatch):
-    """Several chunks and blocks of columns in a short sequence."""
-    monkeypatch.setattr(causal_setting, "tile_of", lambda *_: Tile(16, 32, 4, 1))
 
 
 def split_into(monkeypatch, segments):

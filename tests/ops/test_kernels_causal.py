@@ -22,22 +22,14 @@ from tests.ops.causal_kernel_cases import (
     inputs,
     mask_of,
     split_into,
-    use_small_tiles,
 )
 from tests.ops.kernel_cases import DEVICE, LIMITS, draw, with_gradients
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
-@pytest.fixture
-def _small_tiles(monkeypatch):
-    use_small_tiles(monkeypatch)
-
-
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(
     ("momentum", "length", "dim", "value_dim", "side"),
     [
@@ -76,20 +68,20 @@ def test_it_is_the_recurrence_up_to_256_dimensions(dim, value_dim, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("momentum", "side"), [(0.1, "left"), (0.6, "right"), (0.999, "inside")])
 def test_it_is_the_recurrence_for_every_mask_in_segments(momentum, side, monkeypatch):
     split_into(monkeypatch, 2)
     assert_is_the_recurrence(inputs(70), mask_of(70, side), momentum=momentum, step_size=0.7)
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("dtype", "momentum"), [(torch.bfloat16, 0.999), (torch.float16, 0.9)])
 def test_half_precision_loses_what_rounding_loses(dtype, momentum):
     assert_is_the_recurrence(inputs(40, 16, 16, dtype=dtype), mask_of(40, "left"), momentum=momentum, step_size=0.7)
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("length", "side", "segments"), [(33, "inside", 1), (33, None, 2)])
 def test_without_momentum_it_is_linear_attention(length, side, segments, monkeypatch):
     split_into(monkeypatch, segments)
@@ -101,7 +93,7 @@ def test_without_momentum_it_is_linear_attention(length, side, segments, monkeyp
     )
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("kind", "side"), [("momentum", "inside"), ("linear", None)])
 def test_the_feature_map_on_the_way_is_the_feature_map_before(kind, side):
     mask = mask_of(33, side)

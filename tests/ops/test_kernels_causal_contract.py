@@ -7,21 +7,14 @@ pytest.importorskip("triton")
 
 from momentum_fairseq.ops import causal_linear_attention, causal_momentum_attention, recurrent_momentum_attention
 from momentum_fairseq.ops.kernel_choice import VARIABLE
-from tests.ops.causal_kernel_cases import LINEAR, inputs, mask_of, use_small_tiles
+from tests.ops.causal_kernel_cases import LINEAR, inputs, mask_of
 from tests.ops.kernel_cases import DEVICE, with_gradients
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
-@pytest.fixture
-def _small_tiles(monkeypatch):
-    use_small_tiles(monkeypatch)
-
-
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 def test_views_of_any_layout_give_the_same_bits():
     contiguous = [x.detach() for x in inputs(20, 8, 8, heads=2)]
     expected = causal_momentum_attention(*contiguous, momentum=0.6, step_size=0.7)
@@ -33,7 +26,7 @@ def test_views_of_any_layout_give_the_same_bits():
     assert torch.equal(causal_momentum_attention(*one_row, momentum=0.6, step_size=0.7)[1], expected[0])
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 def test_the_same_call_gives_the_same_bits():
     leaves = inputs(20)
     first, second = (with_gradients(lambda *x: causal_momentum_attention(*x, momentum=0.9, step_size=1.0), leaves) for _ in "ab")
@@ -94,7 +87,7 @@ def test_a_row_before_which_all_is_padding_is_zero_and_has_no_gradient():
     assert (dq[:, :, :7] == 0).all()
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_nan_comes_through_to_later_rows_and_to_no_earlier_chunk(which):
     tensors = [x.detach().clone() for x in inputs(40)]

@@ -14,21 +14,14 @@ from momentum_fairseq.ops import (
 )
 from momentum_fairseq.ops.kernel_choice import VARIABLE
 from momentum_fairseq.ops.padding_free import padding_free_attention
-from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, relative_rms, split_into, use_small_tiles
+from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, relative_rms, split_into
 from tests.ops.kernel_cases import DEVICE, doubled, draw
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
-@pytest.fixture
-def _small_tiles(monkeypatch):
-    use_small_tiles(monkeypatch)
-
-
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(
     ("momentum", "step_size", "segments"),
     [([0.0, 0.999], [0.5, 2.0], 1), (0.6, [0.7, 1.5], 1), ([0.3, 0.9], 0.7, 1), ([0.3, 0.999], [0.5, 2.0], 3)],
@@ -50,7 +43,7 @@ def test_numbers_of_each_head_take_gradients(momentum, step_size, segments, monk
     assert_exact(attention(causal_momentum_attention), attention(recurrent_momentum_attention), leaves)
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 def test_one_learned_number_serves_all_heads():
     leaves = [*inputs(17, batch=1, heads=2), *(torch.tensor(x, device=DEVICE, requires_grad=True) for x in (0.5, 2.0))]
     assert_exact(
@@ -68,7 +61,7 @@ def twice(attention, leaves):
     return [*once, *torch.autograd.grad(once, [*leaves, direction], directions)]
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("kind", ["momentum", "learned", "linear"])
 def test_second_derivatives_are_those_of_the_recurrence(kind, monkeypatch):
     mask, leaves = mask_of(20, "inside"), inputs(20)
@@ -89,7 +82,7 @@ def test_second_derivatives_are_those_of_the_recurrence(kind, monkeypatch):
     assert all(relative_rms(a, b) <= 5e-6 for a, b in zip(ours, exact, strict=True))
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 def test_second_derivatives_go_through_states_the_feature_map_and_sequences_without_padding():
     q, k, v = inputs(20, batch=1, mapped=False)
     state = [x.requires_grad_() for x in (draw(2, 1, 8, 8, seed=4), draw(2, 1, 8, 8, seed=5), draw(2, 1, 8, seed=6).exp())]

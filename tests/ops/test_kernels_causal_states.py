@@ -13,21 +13,14 @@ from momentum_fairseq.ops import (
     recurrent_momentum_attention,
 )
 from momentum_fairseq.ops.kernel_choice import VARIABLE
-from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, relative_rms, split_into, use_small_tiles
+from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, relative_rms, split_into
 from tests.ops.kernel_cases import DEVICE, draw
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
-@pytest.fixture
-def _small_tiles(monkeypatch):
-    use_small_tiles(monkeypatch)
-
-
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("kind", "segments"), [("momentum", 1), ("momentum", 2), ("linear", 1), ("learned", 1), ("learned", 2)])
 def test_pieces_with_a_state_between_are_the_recurrence_in_one_go(kind, segments, monkeypatch):
     split_into(monkeypatch, segments)
@@ -64,7 +57,7 @@ def test_the_state_is_that_of_equation_12():
     assert [x.item() for x in state] == [2 * (1.5 * 10 + 21), -(0.5 * 10 + 21), 5]
 
 
-@pytest.mark.usefixtures("_small_tiles")
+@pytest.mark.usefixtures("small_tiles")
 def test_gradients_of_the_state_alone_reach_keys_values_and_numbers():
     _, k, v = inputs(33)
     beta, gamma = (torch.tensor([x], device=DEVICE, requires_grad=True) for x in (0.8, 0.7))

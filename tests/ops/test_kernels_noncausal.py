@@ -23,10 +23,8 @@ from tests.ops.kernel_cases import DEVICE, LIMITS, MOMENTA, assert_exact, double
 QUADRATIC, LINEAR = dict(queries=17, keys=19, dim=33, value_dim=20), dict(queries=33, keys=35, dim=8, value_dim=9)
 ORDERS = {"quadratic": QUADRATIC, "linear": LINEAR}
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
 def mask_of(keys, side, batch=2):

@@ -19,10 +19,8 @@ from momentum_fairseq.ops.kernel_choice import VARIABLE
 from momentum_fairseq.ops.kernels import step as step_kernel
 from tests.ops.kernel_cases import DEVICE, LIMITS, MOMENTA, assert_exact, draw, inputs
 
-
-@pytest.fixture(autouse=True)
-def _triton(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
+pytest_plugins = ["tests.ops.kernel_fixtures"]
+pytestmark = pytest.mark.usefixtures("by_triton")
 
 
 def steps(q, k, v, step, state=None, **options):

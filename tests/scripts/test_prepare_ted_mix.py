@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts.refusals import assert_says
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,11 +45,7 @@ class TedMix:
 
 def assert_refused(ted_mix: TedMix, *words: str, **variables: str) -> None:
     """The preparation fails, says these words, and leaves nothing of any stage."""
-    result = ted_mix.prepare(**variables)
-    assert result.returncode != 0, result.stdout
-    for word in words:
-        assert word in result.stderr
-    assert "Traceback" not in result.stderr
+    assert_says(ted_mix.prepare(**variables), *words)
     assert {path.name for path in ted_mix.out.glob("*")} <= {".raw.lock"}
 
 
