@@ -6,6 +6,7 @@ A plain product lays its weights out anew each time; with the few words of a sen
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class Packing(nn.Module):
     """A module with a packed copy of its weights, which is no part of its state.
 
     Attributes:
-        packed: weight and bias for `product` inside `packed_weights`, None elsewhere and where they can't be packed.
+        packed: what `lay_out` gives, inside `packed_weights`; None elsewhere and where weights can't be packed.
     """
 
     def __init__(self, *arguments: int, **options: bool) -> None:
@@ -63,9 +64,12 @@ class Packing(nn.Module):
         if made_of != self._made_of:
             weight = torch.cat([linear.weight for linear in linears])
             bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-            self._kept = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias
-            self._made_of = made_of
+            self._kept, self._made_of = self.lay_out(weight, bias), made_of
         self.packed = self._kept
+
+    def lay_out(self, weight: Tensor, bias: Tensor | None) -> Any:
+        """What `packed` holds of them: weight and bias for `product`."""
+        return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias
 
     def train(self, mode: bool = True) -> "Packing":
         if mode:
@@ -76,8 +80,8 @@ class Packing(nn.Module):
         return {**self.__dict__, "packed": None, "_kept": None, "_made_of": None}  # a copied model packs its own
 
     def _forget(self) -> None:
-        self.packed: tuple[Tensor, Tensor | None] | None = None
-        self._kept: tuple[Tensor, Tensor | None] | None = None
+        self.packed: Any = None
+        self._kept: Any = None
         self._made_of: list[tuple[int, int]] | None = None
 
 

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.packed_linear import JointLinear
+from momentum_fairseq.modules.packed_linear import Packing, product
 from momentum_fairseq.ops.row_argmax import row_argmax
 
-BLOCK = 1 << 22  # logits in memory at once: 16 MB in float32; with fewer rows a plain product is slower
-PACKED_BLOCK = 1 << 19  # with packed weights: what a core's own cache holds
+LOGITS = 1 << 22  # in memory at once: 16 MB in float32; with fewer rows a plain product is slower
+# With packed weights, a block at a time: a block's weights stay in a core's cache while many rows pass, and so do its logits.
+ROWS, COLUMNS = 256, 4096
 
 
-class WordProjection(JointLinear):
+class WordProjection(Packing):
     """The best word of each of R positions, and scores of words. It has no parameters of its own.
 
     Args:
@@ -21,26 +22,53 @@ class WordProjection(JointLinear):
     """
 
     def __init__(self, projection: nn.Linear, first_word: int) -> None:
-        super().__init__(projection)
+        super().__init__()
+        self._projection = (projection,)  # in a tuple, so that it isn't this module's child
         self.first_word = first_word
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return self._projection
+
+    def lay_out(self, weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        weights = weight.split(COLUMNS)
+        biases = [None] * len(weights) if bias is None else bias.split(COLUMNS)
+        return [super(WordProjection, self).lay_out(w, b) for w, b in zip(weights, biases, strict=True)]
 
     def best(self, hidden: Tensor) -> Tensor:
         """The most probable word of each position, `[R,C]` → int64 `[R]`; of equal logits the first word wins."""
-        words = [row_argmax(logits[:, self.first_word :]) for _, logits in self._blocks(hidden)]
-        return torch.cat(words) + self.first_word
+        return torch.cat([self._best(rows) for rows in hidden.split(self._rows())])
 
     def scores(self, hidden: Tensor, words: Tensor) -> Tensor:
         """log p of one word a position: `[R,C]`, int64 `[R]` → float32 `[R]`."""
-        scores = []
-        for start, logits in self._blocks(hidden):
-            logits = logits.float()
-            chosen = logits.gather(1, words[start : start + len(logits)].unsqueeze(1)).squeeze(1)
-            scores.append(chosen - logits.logsumexp(-1))
-        return torch.cat(scores)
+        rows = self._rows()
+        return torch.cat([self._scores(*some) for some in zip(hidden.split(rows), words.split(rows), strict=True)])
 
-    def _blocks(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The first row of each block, and the block's logits `[r,V]`."""
-        vocabulary = self.linears()[0].out_features
-        rows = max(1, (BLOCK if self.packed is None else PACKED_BLOCK) // vocabulary)
-        for start in range(0, max(1, len(hidden)), rows):
-            yield start, self(hidden[start : start + rows])
+    def _best(self, hidden: Tensor) -> Tensor:
+        words, highest = [], []
+        for first, logits in self._logits(hidden):
+            symbols = max(0, self.first_word - first)
+            column = symbols + row_argmax(logits[:, symbols:]).unsqueeze(1)
+            words.append(first + column)
+            highest.append(logits.gather(1, column))
+        block = torch.cat(highest, dim=1).argmax(1, keepdim=True)
+        return torch.cat(words, dim=1).gather(1, block).squeeze(1)
+
+    def _scores(self, hidden: Tensor, words: Tensor) -> Tensor:
+        sums, chosen = [], torch.zeros(words.shape, device=hidden.device)
+        for first, logits in self._logits(hidden):
+            logits, columns = logits.float(), words - first
+            sums.append(logits.logsumexp(-1))
+            own = logits.gather(1, columns.clamp(0, logits.shape[1] - 1).unsqueeze(1)).squeeze(1)
+            chosen = torch.where((columns >= 0) & (columns < logits.shape[1]), own, chosen)
+        return chosen - torch.stack(sums).logsumexp(0)
+
+    def _logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The first word of each block, and the block's logits `[R,v]`."""
+        if self.packed is None:
+            yield 0, self._projection[0](hidden)
+            return
+        for i, (weight, bias) in enumerate(self.packed):
+            yield i * COLUMNS, product(hidden, weight, bias)
+
+    def _rows(self) -> int:
+        return ROWS if self.packed is not None else max(1, LOGITS // self._projection[0].out_features)

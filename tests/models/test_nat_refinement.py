@@ -44,7 +44,7 @@ def test_a_refinement_of_some_sentences_equals_theirs_in_the_whole_batch(build_m
 
 @pytest.mark.parametrize("block", [1, 100, 1 << 20])
 def test_best_words_by_blocks_are_the_plain_argmax_over_ordinary_words(build_model, monkeypatch, block):
-    monkeypatch.setattr("momentum_fairseq.modules.word_projection.BLOCK", block)
+    monkeypatch.setattr("momentum_fairseq.modules.word_projection.LOGITS", block)
     model = build_model()
     torch.manual_seed(1)
     hidden = torch.randn(5, 7, 12)

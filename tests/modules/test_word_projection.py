@@ -38,12 +38,25 @@ def hidden(rows: int, features: int = 12) -> torch.Tensor:
     return torch.randint(-8, 8, (rows, features)) / 8
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("block", [1, 100, 1 << 20])
+def use_small_blocks(monkeypatch, logits: int, rows: int, columns: int) -> None:
+    for name, value in {"LOGITS": logits, "ROWS": rows, "COLUMNS": columns}.items():
+        monkeypatch.setattr(word_projection, name, value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "blocks"),
+    [
+        (plain, {"logits": 1, "rows": 0, "columns": 0}),
+        (plain, {"logits": 100, "rows": 0, "columns": 0}),
+        (plain, {"logits": 1 << 20, "rows": 0, "columns": 0}),
+        (packed, {"logits": 0, "rows": 1, "columns": 4}),
+        (packed, {"logits": 0, "rows": 7, "columns": 43}),
+        (packed, {"logits": 0, "rows": 256, "columns": 4096}),
+    ],
+)
 @pytest.mark.parametrize("vocabulary", [4, 44, 64, 128, 200])
-def test_the_best_words_are_the_plain_argmax_over_ordinary_words(monkeypatch, vocabulary, block, mode):
-    for name in ("BLOCK", "PACKED_BLOCK"):
-        monkeypatch.setattr(word_projection, name, block)
+def test_the_best_words_are_the_plain_argmax_over_ordinary_words(monkeypatch, vocabulary, blocks, mode):
+    use_small_blocks(monkeypatch, **blocks)
     words, weight = build(vocabulary)
     x = hidden(50)
     logits = x @ weight.T
@@ -54,7 +67,9 @@ def test_the_best_words_are_the_plain_argmax_over_ordinary_words(monkeypatch, vo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_of_equal_logits_the_first_word_wins(mode):
+@pytest.mark.parametrize("columns", [71, 4096])
+def test_of_equal_logits_the_first_word_wins(monkeypatch, columns, mode):
+    use_small_blocks(monkeypatch, 1 << 20, 256, columns)
     words, weight = build(300)
     with torch.no_grad():
         words.linears()[0].weight[3:] = weight[3:].roll(1, 0)  # a change after building
@@ -68,7 +83,9 @@ def test_of_equal_logits_the_first_word_wins(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("vocabulary", [44, 128])
-def test_scores_are_the_log_softmax_over_all_words(vocabulary, mode):
+@pytest.mark.parametrize("columns", [43, 4096])
+def test_scores_are_the_log_softmax_over_all_words(monkeypatch, columns, vocabulary, mode):
+    use_small_blocks(monkeypatch, 200, 4, columns)
     words, weight = build(vocabulary)
     x, chosen = hidden(9), torch.randint(3, vocabulary, (9,))
     with mode(words):
@@ -82,6 +99,16 @@ def test_no_positions_have_no_words(mode):
     words, _ = build(44)
     with mode(words):
         assert words.best(hidden(0)).shape == words.scores(hidden(0), torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_row_with_nan_gives_a_word_whatever_its_block(monkeypatch, mode):
+    use_small_blocks(monkeypatch, 1 << 20, 256, 40)
+    words, _ = build(128)
+    with torch.no_grad():
+        words.linears()[0].weight[[50, 100], 0] = torch.nan
+    with mode(words):
+        assert words.best(hidden(3)).tolist() == [50, 50, 50]
 
 
 def test_it_has_no_parameters_of_its_own():
