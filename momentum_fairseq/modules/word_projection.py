@@ -1,16 +1,25 @@
 """From hidden states to words while decoding; the logits of a batch are never in memory together."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.packed_linear import Packing, product
+from momentum_fairseq.modules.word_screen import WordScreen, can_screen, screened_argmax, word_screen
 from momentum_fairseq.ops.row_argmax import row_argmax
 
 LOGITS = 1 << 22  # in memory at once: 16 MB in float32; with fewer rows a plain product is slower
 # With packed weights, a block at a time: a block's weights stay in a core's cache while many rows pass, and so do its logits.
 ROWS, COLUMNS = 256, 4096
+
+
+class PackedWords(NamedTuple):
+    """Weight and bias of COLUMNS words each, and a screen where one is quicker."""
+
+    blocks: list[tuple[Tensor, Tensor | None]]
+    screen: WordScreen | None
 
 
 class WordProjection(Packing):
@@ -29,10 +38,11 @@ class WordProjection(Packing):
     def linears(self) -> tuple[nn.Linear, ...]:
         return self._projection
 
-    def lay_out(self, weight: Tensor, bias: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    def lay_out(self, weight: Tensor, bias: Tensor | None) -> PackedWords:
         weights = weight.split(COLUMNS)
         biases = [None] * len(weights) if bias is None else bias.split(COLUMNS)
-        return [super(WordProjection, self).lay_out(w, b) for w, b in zip(weights, biases, strict=True)]
+        blocks = [super(WordProjection, self).lay_out(w, b) for w, b in zip(weights, biases, strict=True)]
+        return PackedWords(blocks, word_screen(weight, self.first_word) if can_screen(weight, bias) else None)
 
     def best(self, hidden: Tensor) -> Tensor:
         """The most probable word of each position, `[R,C]` → int64 `[R]`; of equal logits the first word wins."""
@@ -44,6 +54,16 @@ class WordProjection(Packing):
         return torch.cat([self._scores(*some) for some in zip(hidden.split(rows), words.split(rows), strict=True)])
 
     def _best(self, hidden: Tensor) -> Tensor:
+        if self.packed is None or self.packed.screen is None:
+            return self._exact_best(hidden)
+        weight = self._projection[0].weight
+        words = screened_argmax(hidden, weight, self.packed.screen)
+        unsettled = words == len(weight)
+        if unsettled.any():
+            words[unsettled] = self._exact_best(hidden[unsettled])
+        return words
+
+    def _exact_best(self, hidden: Tensor) -> Tensor:
         words, highest = [], []
         for first, logits in self._logits(hidden):
             symbols = max(0, self.first_word - first)
@@ -67,7 +87,7 @@ class WordProjection(Packing):
         if self.packed is None:
             yield 0, self._projection[0](hidden)
             return
-        for i, (weight, bias) in enumerate(self.packed):
+        for i, (weight, bias) in enumerate(self.packed.blocks):
             yield i * COLUMNS, product(hidden, weight, bias)
 
     def _rows(self) -> int:
