@@ -1,10 +1,9 @@
 """Causal attention by the implementation that `kernel_choice` names, where it isn't torch's own operations."""
 
-from collections.abc import Callable
 
 from torch import Tensor
 
-from momentum_fairseq.ops.feature_maps import elu_plus_one
+from momentum_fairseq.ops.feature_maps import FeatureMap, elu_plus_one
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
 
@@ -22,7 +21,7 @@ def causal_by_kernel(
     eps: float,
     initial_state: State | None,
     return_state: bool,
-    feature_map: Callable[[Tensor], Tensor] | None,
+    feature_map: FeatureMap | None,
     bounds: Tensor | None = None,
     longest: int | None = None,
 ) -> tuple[Tensor, State | None] | None:
@@ -34,7 +33,7 @@ def causal_by_kernel(
     Raises:
         ValueError: MOMENTUM_FAIRSEQ_KERNEL names what can't compute this.
     """
-    kernel = kernel_for(q, v)
+    kernel = kernel_for(q, v, feature_map)
     if kernel == "torch" or (kernel == "triton" and 0 in (*q.shape, *v.shape)):
         return None
     on_the_way = kernel == "triton" and feature_map is elu_plus_one

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.feature_maps import FeatureMap, feature_width
+
 
 def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
     """For a message; written only where one is raised, since this takes as long as a small product."""
@@ -62,14 +64,14 @@ def check_step(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_types(q, k, v)
 
 
-def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor) -> None:
-    """Raise ValueError unless the state is of the kind (a NamedTuple) and fits k `[B,H,..,D]` and v `[B,H,..,M]`.
+def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> None:
+    """Raise ValueError unless the state is of the kind (a NamedTuple) and fits k `[B,H,..,D']` and v `[B,H,..,M]`.
 
-    Its fields are matrices `[B,H,D,M]`, and last the key sum `[B,H,D]`.
+    Its fields are matrices `[B,H,D,M]`, and last the key sum `[B,H,D]`; φ, yet to be taken of k, makes D features of its D'.
     """
     if not isinstance(state, kind):
         raise ValueError(f"the state must be a {kind.__name__}, got {type(state).__name__}")
-    sums = (*k.shape[:2], k.shape[-1])
+    sums = (*k.shape[:2], feature_width(k, feature_map))
     for name, tensor in zip(kind._fields, state, strict=True):
         expected = sums if name == kind._fields[-1] else (*sums, v.shape[-1])
         if tuple(tensor.shape) != expected:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FeatureMap = Callable[[Tensor], Tensor]
+
 
 def elu_plus_one(x: Tensor) -> Tensor:
     """φ(x) = elu(x) + 1: positive everywhere, exp(x) below zero, x + 1 above.
@@ -26,7 +28,30 @@ def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x if x.dtype == torch.float64 else x.float()).square()
 
 
-FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+def softmax_features(x: Tensor) -> Tensor:
+    """φ(x) = softmax over the D features, float32 at least (Shen et al., "Efficient Attention", WACV 2021, for queries).
+
+    A query that points along one feature reads the keys that do so, and no others.
+    """
+    return F.softmax(x if x.dtype == torch.float64 else x.float(), dim=-1)
+
+
+def hedgehog(x: Tensor) -> Tensor:
+    """φ(x) = softmax of x and softmax of −x side by side, `[..., D]` → `[..., 2·D]`, float32 at least.
+
+    Zhang et al., "The Hedgehog & the Porcupine", ICLR 2024, in its normalised form; x is a learned projection there as here.
+    """
+    return torch.cat((softmax_features(x), softmax_features(-x)), dim=-1)
+
+
+def feature_width(x: Tensor, feature_map: FeatureMap | None) -> int:
+    """How many features φ makes of the last axis of x; None leaves them as they are."""
+    return x.shape[-1] if feature_map is None or feature_map is elu_plus_one else feature_map(x[:0]).shape[-1]
+
+
+FEATURE_MAPS: dict[str, FeatureMap] = {
     "elu": elu_plus_one,
     "squared_relu": squared_relu,
+    "softmax": softmax_features,
+    "hedgehog": hedgehog,
 }

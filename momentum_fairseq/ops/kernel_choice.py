@@ -15,6 +15,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.feature_maps import FeatureMap, feature_width
+
 VARIABLE = "MOMENTUM_FAIRSEQ_KERNEL"
 KERNELS = ("reference", "torch", "triton")
 HAS_TRITON = find_spec("triton") is not None
@@ -34,8 +36,8 @@ def kernel(name: str) -> Iterator[None]:
         _settled.name = before
 
 
-def kernel_for(q: Tensor, v: Tensor) -> str:
-    """The implementation for q `[..,D]` and v `[..,M]`: "reference", "torch" or "triton".
+def kernel_for(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) -> str:
+    """The implementation for q `[..,D]`, of which φ is yet to be taken, and v `[..,M]`: "reference", "torch" or "triton".
 
     Raises:
         ValueError: MOMENTUM_FAIRSEQ_KERNEL is none of the three, or triton where it can't run.
@@ -43,17 +45,17 @@ def kernel_for(q: Tensor, v: Tensor) -> str:
     choice = getattr(_settled, "name", None) or os.environ.get(VARIABLE, "")
     if choice == "":
         exact = torch.float32 in (q.dtype, v.dtype) and not torch.backends.cuda.matmul.allow_tf32
-        return "triton" if q.device.type == "cuda" and not exact and why_not_triton(q, v) is None else "torch"
+        return "triton" if q.device.type == "cuda" and not exact and why_not_triton(q, v, feature_map) is None else "torch"
     if choice not in KERNELS:
         raise ValueError(f"{VARIABLE}={choice}: choose from {', '.join(KERNELS)}, or leave it unset")
     if choice == "triton":
-        reason = why_not_triton(q, v)
+        reason = why_not_triton(q, v, feature_map)
         if reason is not None:
             raise ValueError(f"{VARIABLE}=triton: {reason}; set it to torch or leave it unset")
     return choice
 
 
-def why_not_triton(q: Tensor, v: Tensor) -> str | None:
+def why_not_triton(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) -> str | None:
     """What keeps the kernels from these tensors; None where nothing does."""
     if not HAS_TRITON:
         return "triton is not installed"
@@ -61,8 +63,9 @@ def why_not_triton(q: Tensor, v: Tensor) -> str | None:
         return f"the tensors are on {q.device}, and the kernels run on cuda (on cpu with TRITON_INTERPRET=1)"
     if q.dtype not in DTYPES or v.dtype not in DTYPES:
         return f"the kernels take float32, bfloat16 and float16, got q {q.dtype}, v {v.dtype}"
-    if max(q.shape[-1], v.shape[-1]) > LARGEST_DIM:
-        return f"the kernels take D and M up to {LARGEST_DIM}, got D = {q.shape[-1]}, M = {v.shape[-1]}"
+    width = feature_width(q, feature_map)
+    if max(width, v.shape[-1]) > LARGEST_DIM:
+        return f"the kernels take D and M up to {LARGEST_DIM}, got D = {width}, M = {v.shape[-1]}"
     return None
 
 

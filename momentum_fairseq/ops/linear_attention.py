@@ -1,6 +1,5 @@
 """Linear attention (Katharopoulos et al., "Transformers are RNNs", ICML 2020), weighted for momentum attention."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, takes_passes_by_hand, without
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
 
@@ -30,7 +30,7 @@ def linear_attention(
     *,
     key_padding_mask: Tensor | None = None,
     eps: float = 1e-6,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> Tensor:
     """Σ_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps) over the real keys, not causal.
 
@@ -141,7 +141,7 @@ def causal_linear_attention(
     eps: float = 1e-6,
     initial_state: LinearState | None = None,
     return_state: bool = False,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> Tensor | tuple[Tensor, LinearState]:
     """Σ_{j≤i} (q_i·k_j) v_j / (Σ_{j≤i} q_i·k_j + eps) over the real keys, in time and memory linear in N.
 
@@ -165,7 +165,7 @@ def causal_linear_attention(
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
     if initial_state is not None:
-        check_state(initial_state, LinearState, k, v)
+        check_state(initial_state, LinearState, k, v, feature_map)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=None, key_padding_mask=key_padding_mask, eps=eps, return_state=return_state,
         initial_state=None if initial_state is None else (initial_state.s, None, initial_state.z), feature_map=feature_map,
@@ -199,7 +199,7 @@ def linear_attention_step(
     *,
     eps: float = 1e-6,
     in_place: bool = False,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> tuple[Tensor, LinearState]:
     """One more position of causal linear attention, in time and memory that don't depend on the prefix.
 
@@ -221,7 +221,7 @@ def linear_attention_step(
     """
     check_step(q, k, v)
     if state is not None:
-        check_state(state, LinearState, k, v)
+        check_state(state, LinearState, k, v, feature_map)
     triple = None if state is None else (state.s, None, state.z)
     elsewhere = step_by_kernel(q, k, v, triple, momentum=None, eps=eps, in_place=in_place, feature_map=feature_map)
     if elsewhere is not None:

@@ -1,7 +1,6 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.linear_attention import contract, read_state
 from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights, state_weights, weights_within
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
@@ -39,7 +39,7 @@ def momentum_attention(
     step_size: float | Tensor,
     key_padding_mask: Tensor | None = None,
     eps: float = 1e-6,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> Tensor:
     """Every query reads the last state of the heavy-ball recurrence (Nguyen et al. 2022, Eq. 14).
 
@@ -116,7 +116,7 @@ def causal_momentum_attention(
     eps: float = 1e-6,
     initial_state: MomentumState | None = None,
     return_state: bool = False,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> Tensor | tuple[Tensor, MomentumState]:
     """Query i reads the state of the heavy-ball recurrence after key i (Nguyen et al. 2022, Eq. 12 and 13).
 
@@ -148,7 +148,7 @@ def causal_momentum_attention(
     check_causal(q, k)
     check_momentum(momentum, step_size, q.shape[1])
     if initial_state is not None:
-        check_state(initial_state, MomentumState, k, v)
+        check_state(initial_state, MomentumState, k, v, feature_map)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=momentum, step_size=step_size, key_padding_mask=key_padding_mask, eps=eps, initial_state=initial_state,
         return_state=return_state, feature_map=feature_map,
@@ -195,7 +195,7 @@ def momentum_attention_step(
     step_size: float | Tensor,
     eps: float = 1e-6,
     in_place: bool = False,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
 ) -> tuple[Tensor, MomentumState]:
     """One more position of causal momentum attention, in time and memory that don't depend on the prefix (Eq. 12).
 
@@ -220,7 +220,7 @@ def momentum_attention_step(
     check_step(q, k, v)
     check_momentum(momentum, step_size, q.shape[1])
     if state is not None:
-        check_state(state, MomentumState, k, v)
+        check_state(state, MomentumState, k, v, feature_map)
     numbers = {"momentum": momentum, "step_size": step_size}
     elsewhere = step_by_kernel(q, k, v, state, eps=eps, in_place=in_place, feature_map=feature_map, **numbers)
     if elsewhere is not None:

@@ -1,18 +1,16 @@
 """Non-causal attention, and one step of causal attention, by the implementation that `kernel_choice` names, where not torch's."""
 
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.feature_maps import elu_plus_one
+from momentum_fairseq.ops.feature_maps import FeatureMap, elu_plus_one
 from momentum_fairseq.ops.kernel_choice import kernel_for
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.reference import recurrent_momentum_attention
 
 Number = float | Tensor
 State = tuple[Tensor, Tensor | None, Tensor]
-FeatureMap = Callable[[Tensor], Tensor]
 
 
 def momentum_by_kernel(
@@ -27,7 +25,7 @@ def momentum_by_kernel(
     feature_map: FeatureMap | None,
 ) -> Tensor | None:
     """`momentum_attention` of checked arguments; None where torch's own operations are to compute it."""
-    kernel = kernel_for(q, v)
+    kernel = kernel_for(q, v, feature_map)
     if kernel == "torch" or (kernel == "triton" and empty(q, k, v)):
         return None
     q, k, mapped = map_where_needed(q, k, feature_map, kernel)
@@ -55,7 +53,7 @@ def weighted_by_kernel(
     feature_map: FeatureMap | None = None,
 ) -> Tensor | None:
     """`weighted_linear_attention`; None where torch's own operations are to compute it, as where weights meet the reference."""
-    kernel = kernel_for(q, v)
+    kernel = kernel_for(q, v, feature_map)
     if kernel == "torch" or (kernel == "triton" and empty(q, k, v)) or (kernel == "reference" and weights is not None):
         return None
     q, k, mapped = map_where_needed(q, k, feature_map, kernel)
@@ -83,7 +81,7 @@ def step_by_kernel(
 
     Args as of `momentum_attention_step`, checked; without momentum it is `linear_attention_step`, and m is None.
     """
-    if kernel_for(q, v) != "triton" or empty(q, v) or takes_gradients(q, k, v, momentum, step_size, *(state or ())):
+    if kernel_for(q, v, feature_map) != "triton" or empty(q, v) or takes_gradients(q, k, v, momentum, step_size, *(state or ())):
         return None
     from momentum_fairseq.ops.kernels.step import step  # only where triton is installed
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, shapes_of
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kernel_choice import kernel_for
 from momentum_fairseq.ops.linear_attention import LinearState, causal_linear_attention, linear_attention
 from momentum_fairseq.ops.momentum_attention import MomentumState, causal_momentum_attention, momentum_attention
 from momentum_fairseq.ops.momentum_weights import weights_of_counts
-from momentum_fairseq.ops.noncausal_by_kernel import empty
+from momentum_fairseq.ops.noncausal_by_kernel import empty, map_where_needed
 
 CAUSAL = {causal_momentum_attention: MomentumState, causal_linear_attention: LinearState}
 
@@ -64,9 +65,10 @@ def padding_free_attention(
             f"queries and keys must be of as many sequences, got cu_seqlens of {len(cu_seqlens) - 1} "
             f"and key_cu_seqlens of {len(key_cu_seqlens) - 1}"
         )
-    if attention in (momentum_attention, linear_attention) and kernel_for(q, v) == "triton" and not empty(q, k, v):
+    by_kernel = not empty(q, k, v) and kernel_for(q, v, options.get("feature_map")) == "triton"
+    if by_kernel and attention in (momentum_attention, linear_attention):
         return attend_by_kernel(attention, q, k, v, (cu_seqlens, key_cu_seqlens), tuple(lengths), **options)
-    if attention in CAUSAL and key_cu_seqlens is cu_seqlens and kernel_for(q, v) == "triton" and not empty(q, k, v):
+    if by_kernel and attention in CAUSAL and key_cu_seqlens is cu_seqlens:
         return attend_causally_by_kernel(attention, q, k, v, cu_seqlens, lengths[0], **options)
     q_padded, _ = padded(q, cu_seqlens, lengths[0])
     k, padding = padded(k, key_cu_seqlens, lengths[1])
@@ -87,6 +89,7 @@ def attend_by_kernel(
     most: tuple[int, int],
     *,
     eps: float = 1e-6,
+    feature_map: FeatureMap | None = None,
     **numbers: float | Tensor,
 ) -> Tensor:
     """`momentum_attention` with its numbers, or `linear_attention` without, of each sequence."""
@@ -98,7 +101,8 @@ def attend_by_kernel(
     if any(isinstance(x, Tensor) for x in numbers.values()):
         after = bounds[1][sequence_of(bounds[1], k.shape[2]) + 1] - torch.arange(k.shape[2], device=k.device)
         numbers = {"weights": weights_of_counts(after.double(), **numbers)}
-    return attend(q, k, v, bounds=bounds, most=most, eps=eps, **numbers)
+    q, k, mapped = map_where_needed(q, k, feature_map, "triton")
+    return attend(q, k, v, bounds=bounds, most=most, eps=eps, mapped=mapped, **numbers)
 
 
 def attend_causally_by_kernel(
@@ -112,7 +116,7 @@ def attend_causally_by_kernel(
     eps: float = 1e-6,
     initial_state: LinearState | MomentumState | None = None,
     return_state: bool = False,
-    feature_map: Callable[[Tensor], Tensor] | None = None,
+    feature_map: FeatureMap | None = None,
     **numbers: float | Tensor,
 ) -> Any:
     """`causal_momentum_attention` with its numbers, or `causal_linear_attention` without, of each sequence."""
@@ -125,7 +129,7 @@ def attend_causally_by_kernel(
         numbers = {"momentum": None, **numbers}
     state = initial_state
     if state is not None:
-        check_state(state, kind, k.expand(len(bounds) - 1, -1, -1, -1), v)
+        check_state(state, kind, k.expand(len(bounds) - 1, -1, -1, -1), v, feature_map)
         state = (state.s, None if kind is LinearState else state.m, state.z)
     out, state = causal_by_kernel(
         q, k, v, key_padding_mask=None, eps=eps, initial_state=state, return_state=return_state, feature_map=feature_map,

@@ -55,6 +55,8 @@ def test_step_by_step_logits_equal_those_of_whole_sentences(build, attention, co
         {"connection_chain": "separate", "connection": "momentum"},
         {"feed_forward": "highway"},
         {"attention_momentum_learned": True, "attention_feature_map": "squared_relu"},
+        {"attention_feature_map": "hedgehog"},
+        {"attention": "linear", "attention_feature_map": "hedgehog"},
         {"heads": 4, "share_all_embeddings": True},
     ],
 )

@@ -1,3 +1,5 @@
+"""Feature maps by name: what they are, their gradients, and that they leave their input alone."""
+
 import pytest
 import torch
 
@@ -21,6 +23,18 @@ def test_elu_is_exp_below_zero_and_x_plus_1_above():
 def test_squared_relu_is_zero_below_zero_and_a_square_above():
     x = torch.tensor([-3.0, 0.0, 3.0])
     assert FEATURE_MAPS["squared_relu"](x).tolist() == [0.0, 0.0, 9.0]
+
+
+def test_softmax_features_sum_to_one():
+    x = torch.tensor([[0.0, 0.0], [1000.0, -1000.0]])
+    assert FEATURE_MAPS["softmax"](x).tolist() == [[0.5, 0.5], [1.0, 0.0]]
+
+
+def test_hedgehog_has_features_of_both_signs():
+    x = torch.tensor([0.0, 2.0, -1.0], dtype=torch.float64)
+    e = x.exp()
+    expected = torch.cat([e / e.sum(), (1 / e) / (1 / e).sum()])
+    torch.testing.assert_close(FEATURE_MAPS["hedgehog"](x), expected)
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from momentum_fairseq.ops import kernel_choice
+from momentum_fairseq.ops import FEATURE_MAPS, kernel_choice
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
 
 
@@ -67,6 +67,15 @@ def test_triton_is_refused_where_it_cannot_run(interpret, options, reason, monke
     monkeypatch.setenv(VARIABLE, "triton")
     with pytest.raises(ValueError, match=f"MOMENTUM_FAIRSEQ_KERNEL=triton: .*{reason}.*; set it to torch"):
         kernel_for(*tensors(**options))
+
+
+def test_the_width_that_counts_is_that_of_the_features(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv(VARIABLE, "triton")
+    q, v = tensors(dim=139)
+    assert kernel_for(q, v, FEATURE_MAPS["elu"]) == "triton"
+    with pytest.raises(ValueError, match="D and M up to 256, got D = 278, M = 8"):
+        kernel_for(q, v, FEATURE_MAPS["hedgehog"])
 
 
 def test_without_triton_the_package_computes_with_torch_and_says_what_is_missing():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import (
+    FEATURE_MAPS,
     LinearState,
     MomentumState,
     causal_linear_attention,
@@ -17,7 +18,7 @@ from momentum_fairseq.ops import (
     softmax_attention,
 )
 from momentum_fairseq.ops.flash_linear_attention_convention import chunk_momentum_attn
-from momentum_fairseq.ops.kernel_choice import VARIABLE
+from momentum_fairseq.ops.kernel_choice import HAS_TRITON, VARIABLE
 from momentum_fairseq.ops.padding_free import padding_free_attention
 from tests.ops.cases import assert_same, inputs, value_and_gradients
 from tests.ops.kernel_cases import DEVICE, LIMITS, assert_exact, doubled, with_gradients
@@ -83,6 +84,19 @@ def test_triton_reads_each_sequence_where_it_lies(lengths, key_lengths, learned,
     kernel = with_gradients(ours, leaves)
     monkeypatch.setenv(VARIABLE, "torch")
     assert_exact(kernel, with_gradients(alone, doubled(leaves)), LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("feature_map", FEATURE_MAPS)
+@pytest.mark.parametrize("op", [op for op in OPS if op != "softmax"])
+def test_a_feature_map_is_taken_of_each_sequence(op, feature_map, monkeypatch):
+    attention, numbers = OPS[op]
+    q, k, v = (x.detach() for x in kernel_inputs(sum(LENGTHS), sum(LENGTHS), 8, 9, batch=1, mapped=False))
+    phi = FEATURE_MAPS[feature_map]
+    expected = one_by_one(attention, LENGTHS, LENGTHS, phi(q).double(), phi(k).double(), v.double(), **numbers)
+    for kernel in ("torch", "triton") if HAS_TRITON else ("torch",):
+        monkeypatch.setenv(VARIABLE, kernel)
+        found = padding_free_attention(attention, q, k, v, cu_seqlens=bounds(LENGTHS), feature_map=phi, **numbers)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def small_chunks(monkeypatch, segments):
