@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
+from torch import nn
 
 from momentum_fairseq.modules import (
     ACTIVATIONS,
@@ -156,5 +157,16 @@ class OptionsInCheckpoint:
             raise ValueError(f"the architectures differ: the checkpoint has {saved}; the model was built with {built}")
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Checkpoints that hold tensors only, as averaged ones do, are taken on trust."""
+        """Checkpoints that hold tensors only, as averaged ones do, are taken on trust.
+
+        Raises:
+            ValueError: the checkpoint's dictionary is of another size.
+        """
         state_dict.setdefault("_extra_state", self.get_extra_state())
+        for path, module in self.named_modules():
+            saved = state_dict.get(f"{path}.weight") if isinstance(module, nn.Embedding) else None
+            if saved is not None and saved.shape[0] != module.num_embeddings and saved.shape[1] == module.embedding_dim:
+                raise ValueError(
+                    f"{path}: the checkpoint's has {saved.shape[0]} rows, this model's {module.num_embeddings}; use the data "
+                    "folder that the checkpoint was trained on, or one with the same dictionaries (dict.*.txt)"
+                )

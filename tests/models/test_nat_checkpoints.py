@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from torch import Tensor
 
 from tests.models.nat_sentences import forward, pad, sources, words
@@ -30,6 +31,14 @@ def test_a_state_of_a_model_with_another_option_is_refused_by_its_name(build_mod
 
 def test_dropout_and_the_longest_lengths_may_differ(build_model):
     build_model(dropout=0.3, max_source_positions=99).load_state_dict(build_model().state_dict())
+
+
+def test_a_state_of_another_dictionary_is_refused_with_both_sizes(build_model):
+    model, other = build_model(), Dictionary()
+    other.add_symbol("elsewhere")
+    saved = type(model)(model.cfg, other, other).state_dict()
+    with pytest.raises(ValueError, match=r"embedding: the checkpoint's has 5 rows, this model's 44; use the data folder that"):
+        model.load_state_dict(saved)
 
 
 def test_a_state_of_tensors_only_is_taken(build_model):
