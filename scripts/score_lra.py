@@ -81,7 +81,10 @@ def main() -> None:
     logging.disable(logging.INFO)  # fairseq's own progress
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     data = {"data": str(options.data)}
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], arg_overrides=data)
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(options.checkpoint), data)
+    if getattr(state["cfg"].task, "_name", None) != "lra":
+        raise SystemExit(f"error: {options.checkpoint}: not of --task lra, which alone is scored here")
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], data, state=state)
     model, criterion = models[0].to(device).eval(), task.build_criterion(cfg.criterion)
     scores = []
     for split in options.splits:

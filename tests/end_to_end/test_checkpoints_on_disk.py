@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from tests.planted import Planted
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -162,3 +164,22 @@ def test_a_truncated_checkpoint_is_an_error_and_is_not_written_over(train, copy)
     assert result.returncode != 0
     assert "PytorchStreamReader failed" in result.stderr
     assert [file.name for file in copy.iterdir()] == ["checkpoint_last.pt"]
+
+
+def test_another_dictionary_is_refused_with_both_sizes(corpus, begun, tmp_path):
+    shutil.copytree(corpus / "bin", tmp_path / "bin")
+    dictionary = tmp_path / "bin" / "dict.tgt.txt"
+    dictionary.write_text(dictionary.read_text() + "elsewhere 1\n")
+    generate = [Path(sys.executable).with_name("fairseq-generate"), tmp_path / "bin", f"--user-dir={ROOT / 'momentum_fairseq'}"]
+    options = ["--task=translation_nat", "--gen-subset=test", f"--path={begun / 'checkpoint_last.pt'}", "--cpu"]
+    result = subprocess.run([*generate, *options], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert re.search(r"target_embedding: the checkpoint's has \d+ rows, this model's \d+; use the data folder", result.stderr)
+
+
+def test_a_translation_model_is_not_scored_as_a_classifier(begun, corpus, tmp_path):
+    paths = [corpus / "bin", begun / "checkpoint_last.pt", tmp_path / "out.json"]
+    result = subprocess.run([sys.executable, "scripts/score_lra.py", *paths, "--cpu"], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode != 0
+    assert result.stderr.endswith("checkpoint_last.pt: not of --task lra, which alone is scored here\n")
+    assert not (tmp_path / "out.json").exists()

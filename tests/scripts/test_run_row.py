@@ -88,6 +88,14 @@ def test_a_time_limit_counts_from_now(tmp_path, monkeypatch, capsys):
     assert float(capsys.readouterr().out) == pytest.approx(2.1)
 
 
+@pytest.mark.parametrize("content", [b"no checkpoint", b""])
+def test_the_time_of_a_damaged_checkpoint_is_refused_by_its_name(tmp_path, monkeypatch, content):
+    (tmp_path / "checkpoint_last.pt").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["hours_trained.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"checkpoint_last.pt: not a checkpoint of fairseq that loads safely"):
+        hours_trained.main()
+
+
 SESSION = """
 source "$ROOT_FOLDER/scripts/common.sh"
 source "$ROOT_FOLDER/scripts/gpu_session.sh"
