@@ -19,7 +19,7 @@ from momentum_fairseq.modules.packed_linear import HAS_ONEDNN, ROWS, product
 
 GROUP = 16  # words that are kept or ruled out together, a power of 2
 COLUMNS = 4096  # words a block, whose weights stay in a core's cache
-MOST_GROUPS = 32  # of a row that are multiplied exactly; a row that leaves more in question is none for this file
+MOST_GROUPS = 8  # of a row that are multiplied exactly; with more words in question the row is left to the plain product
 SLACK = 1.05  # on the bound: for the sums' own rounding in float32, up to 3,000 features
 FEWEST_WEIGHTS = 1 << 20  # with fewer the exact product takes no longer
 
