@@ -1,7 +1,8 @@
 """Fixtures of all tests: a tiny bilingual corpus, dictionaries, models and tasks on it."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +34,13 @@ def pairs(count: int, seed: int) -> list[tuple[str, str]]:
         target = [f"b{n} c{n}" if n < 4 else f"b{n}" for n in numbers]
         result.append((" ".join(f"a{n}" for n in numbers), " ".join(target)))
     return result
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_enabled() -> Iterator[None]:
+    """Scripts disable fairseq's logging for good, which outlives a test that runs one in this process."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -160,13 +160,14 @@ class OptionsInCheckpoint:
         """Checkpoints that hold tensors only, as averaged ones do, are taken on trust.
 
         Raises:
-            ValueError: the checkpoint's dictionary is of another size.
+            RuntimeError: the checkpoint's dictionary is of another size; torch's own says no more than the two shapes.
         """
         state_dict.setdefault("_extra_state", self.get_extra_state())
         for path, module in self.named_modules():
             saved = state_dict.get(f"{path}.weight") if isinstance(module, nn.Embedding) else None
             if saved is not None and saved.shape[0] != module.num_embeddings and saved.shape[1] == module.embedding_dim:
-                raise ValueError(
-                    f"{path}: the checkpoint's has {saved.shape[0]} rows, this model's {module.num_embeddings}; use the data "
-                    "folder that the checkpoint was trained on, or one with the same dictionaries (dict.*.txt)"
+                raise RuntimeError(
+                    f"size mismatch for {path}: the checkpoint's has {saved.shape[0]} rows, this model's "
+                    f"{module.num_embeddings}; use the data folder that the checkpoint was trained on, or one with the same "
+                    "dictionaries (dict.*.txt)"
                 )

@@ -1,6 +1,5 @@
 """Every script that opens a checkpoint refuses one with a planted pickle, and its code doesn't run."""
 
-import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -50,7 +49,6 @@ LOADERS = {
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_planted_pickle_is_refused_and_its_code_not_run(loader, build_task, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(logging, "disable", lambda level: None)  # score_lra.py's, which would outlive this test
     path, mark = tmp_path / "checkpoint_last.pt", tmp_path / "ran"
     torch.save({"model": {}, "args": None, "cfg": None, "extra_state": Planted(f"touch {mark}")}, path)
     with pytest.raises((Exception, SystemExit), match=r"Weights only load failed|loads safely \(UnpicklingError\)"):
