@@ -1,6 +1,5 @@
 """Causal attention by the implementation that `kernel_choice` names, where it isn't torch's own operations."""
 
-
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import FeatureMap, elu_plus_one

@@ -1,6 +1,5 @@
 """Non-causal attention, and one step of causal attention, by the implementation that `kernel_choice` names, where not torch's."""
 
-
 import torch
 from torch import Tensor
 
