@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import ScanWeights, StateWeights, causal_attention, chunked, outer
+from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
 ROWS = 64
@@ -20,17 +20,19 @@ def causal_attention_from_no_state(
     weights: StateWeights | None,
     scan: ScanWeights | None,
     eps: float,
+    recent: RecentWeights | None = None,
 ) -> Tensor:
     """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`.
 
     Args:
         scan: of chunks that are weighted alike, in all sentences and heads; else None.
+        recent: what `weights` come to where only recent keys differ; `scan` is of one matrix then.
     """
     empty = 0 in q.shape or 0 in v.shape
     transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand
     if empty or transformed or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
         return causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0]
-    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps)
+    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps, recent)
 
 
 class CausalAttention(torch.autograd.Function):
@@ -47,20 +49,21 @@ class CausalAttention(torch.autograd.Function):
         weights: StateWeights | None,
         scan: ScanWeights | None,
         eps: float,
+        recent: RecentWeights | None,
     ) -> Tensor:
         """Arguments as of `causal_attention_from_no_state`."""
         if chunks == 1:
             out, *saved = attend_in_rows(q, k, v, within, eps)
         else:
-            out, *saved = attend_in_chunks(q, k, v, chunks, within, weights, scan, eps)
+            out, *saved = attend_in_chunks(q, k, v, chunks, within, None if recent else weights, scan, eps, recent)
         ctx.save_for_backward(q, k, v, out, *saved)
-        ctx.constants = chunks, within, weights, scan, eps
+        ctx.constants = chunks, within, weights, scan, eps, recent
         return out
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
-        chunks, within, weights, scan, eps = ctx.constants
+        chunks, within, weights, scan, eps, recent = ctx.constants
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
             out, _, _ = causal_attention(q, k, v, chunks, within, weights, None, None, eps)
@@ -69,8 +72,9 @@ class CausalAttention(torch.autograd.Function):
         elif chunks == 1:
             gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
         else:
-            gradients = differentiate_in_chunks(direction, q, k, v, *saved, within=within, weights=weights, scan=scan)
-        return (*gradients, None, None, None, None, None)
+            one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
+            gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
+        return (*gradients, None, None, None, None, None, None)
 
 
 def attend_in_rows(q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, eps: float) -> tuple[Tensor, ...]:
@@ -130,6 +134,7 @@ def attend_in_chunks(
     weights: StateWeights | None,
     scan: ScanWeights | None,
     eps: float,
+    recent: RecentWeights | None,
 ) -> tuple[Tensor, ...]:
     """All chunks at once: output, and what the other pass reads again."""
     length, value_dim = v.shape[2:]
@@ -141,16 +146,21 @@ def attend_in_chunks(
     normaliser = scores.sum(-1, keepdim=True)
     if within is not None:
         scores.unflatten(0, lead).mul_(within)
-    sums = entering(k.sum(1).unflatten(0, lead)).flatten(0, 2).unsqueeze(-1)
-    normaliser.baddbmm_(q, sums).add_(eps)
+    sums = entering(k.sum(1).unflatten(0, lead)).flatten(0, 2).unsqueeze(1)
+    normaliser.add_(torch.linalg.vecdot(q, sums).unsqueeze(-1)).add_(eps)  # half as long as a product with one column
     states = torch.bmm(writing.transpose(1, 2), v).unflatten(0, lead)
     states = carried(states, weights, scan).flatten(0, 2)
-    out = torch.bmm(scores, v).baddbmm_(reading, states)
+    out = torch.bmm(scores, v).baddbmm_(reading, states, alpha=1 if recent is None else recent.steady)
+    earlier = None
+    if recent is not None and recent.before is not None:
+        size = len(recent.before)
+        earlier = across(q[1:, :size], k[:-1, -size:], recent.before, chunks)
+        out[1:, :size] += torch.bmm(earlier, v[:-1, -size:])
     fill = chunks * q.shape[1] - length
     if fill:  # these rows may be 0/0, and their gradients would not be zeros
         normaliser.unflatten(0, lead)[:, :, -1, -fill:] = 1
     out = cut(out.div_(normaliser), lead, length)
-    return out, scores, normaliser, states, sums, reading, writing
+    return out, scores, normaliser, states, sums, reading, writing, earlier
 
 
 def differentiate_in_chunks(
@@ -165,10 +175,12 @@ def differentiate_in_chunks(
     sums: Tensor,
     reading: Tensor,
     writing: Tensor,
+    earlier: Tensor | None,
     *,
     within: Tensor | None,
     weights: StateWeights | None,
     scan: ScanWeights | None,
+    recent: RecentWeights | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
     length, dim = q.shape[2:]
@@ -186,19 +198,33 @@ def differentiate_in_chunks(
     of_q, of_k = torch.bmm(of_scores, k), torch.bmm(of_scores.transpose(1, 2), q)
     of_v = torch.bmm(scores.transpose(1, 2), direction)
 
-    of_q.addcmul_(of_normaliser, sums.transpose(1, 2))
+    of_q.addcmul_(of_normaliser, sums)
     of_sums = torch.bmm(of_normaliser.transpose(1, 2), q).unflatten(0, lead).squeeze(3)
     of_k += entering(of_sums, backwards=True).flatten(0, 2).unsqueeze(1)
     of_states = torch.bmm(reading.transpose(1, 2), direction).unflatten(0, lead)
     of_states = carried(of_states, weights, scan, backwards=True).flatten(0, 2)
-    of_v.baddbmm_(writing, of_states)
+    steady = 1 if recent is None else recent.steady
+    of_v.baddbmm_(writing, of_states, alpha=steady)
     read = [direction] if weights is None else [direction, *times(direction, weights.queries, lead)]
     written = [v] if weights is None else times(v, weights.keys, lead)
     for i, (x, y) in enumerate(zip(read, written, strict=True)):
         matrix = slice(i * dim, (i + 1) * dim)
-        of_q.baddbmm_(x, states[:, matrix].transpose(1, 2))
-        of_k.baddbmm_(y, of_states[:, matrix].transpose(1, 2))
+        of_q.baddbmm_(x, states[:, matrix].transpose(1, 2), alpha=steady)
+        of_k.baddbmm_(y, of_states[:, matrix].transpose(1, 2), alpha=steady)
+    if earlier is not None:
+        size = len(recent.before)
+        of_earlier = across(direction[1:, :size], v[:-1, -size:], recent.before, chunks)
+        of_q[1:, :size] += torch.bmm(of_earlier, k[:-1, -size:])
+        of_k[:-1, -size:] += torch.bmm(of_earlier.transpose(1, 2), q[1:, :size])
+        of_v[:-1, -size:] += torch.bmm(earlier.transpose(1, 2), direction[1:, :size])
     return tuple(cut(x, lead, length) for x in (of_q, of_k, of_v))
+
+
+def across(x: Tensor, y: Tensor, weights: Tensor, chunks: int) -> Tensor:
+    """Weighted products of rows of each chunk with rows of the one before it `[B·H·C-1,S,D]`, zeros for each head's first."""
+    products = torch.bmm(x, y.transpose(1, 2)).mul_(weights)
+    products[chunks - 1 :: chunks] = 0
+    return products
 
 
 def entering(sums: Tensor, *, backwards: bool = False) -> Tensor:

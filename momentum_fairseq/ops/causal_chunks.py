@@ -44,6 +44,18 @@ class ScanWeights(NamedTuple):
     gain: Tensor | None
 
 
+class RecentWeights(NamedTuple):
+    """Weights of a recurrence that are the same for all keys but recent ones: then one matrix of state does.
+
+    Attributes:
+        steady: the weight of what an earlier chunk holds.
+        before: `[S,S]`, added to it for the last S keys of a chunk in the first S queries of the next; None = 0.
+    """
+
+    steady: float
+    before: Tensor | None
+
+
 def number_of_chunks(length: int, key_dim: int, value_dim: int, matrices: int) -> int:
     """1 where half the square of scores costs no more multiplications than chunks and a state of R matrices between them.
 

@@ -1,6 +1,5 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,12 +16,20 @@ from momentum_fairseq.ops.causal_chunks import (
     last_chunk,
     no_autocast,
     number_of_chunks,
+    plain_scan,
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.linear_attention import contract, read_state
-from momentum_fairseq.ops.momentum_weights import momentum_weights, scan_weights, state_weights, weights_within
+from momentum_fairseq.ops.momentum_weights import (
+    first_steady_count,
+    momentum_weights,
+    recent_weights,
+    scan_weights,
+    state_weights,
+    weights_within,
+)
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
 from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
 
@@ -82,8 +89,7 @@ def momentum_attention(
 @lru_cache(maxsize=64)
 def steady_weights(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> KeyWeights:
     """The fixed weights `[S]`: γ / (1 − β) but for the last keys, before which 1 − β^c is rounded to one."""
-    rounding = torch.finfo(dtype).eps / 4
-    changing = 0 if momentum == 0 else min(keys, math.ceil(math.log(rounding) / math.log(momentum)))
+    changing = min(keys, first_steady_count(momentum, dtype))
     scale = step_size / (1 - momentum)
     with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
         weights = momentum_weights(keys, momentum, step_size, None, dtype=dtype, device=device)[keys - changing :]
@@ -162,6 +168,8 @@ def causal_momentum_attention(
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
+        if initial_state is None and not return_state:
+            return attend_from_no_state(q, k, v, real, momentum, step_size, eps).to(out_dtype)
         state, z = None, None
         if initial_state is not None:
             s, m, z = (x.to(v.dtype) for x in initial_state)
@@ -171,9 +179,6 @@ def causal_momentum_attention(
         numbers = (momentum, step_size, v.dtype, v.device)
         chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
         weights = None if chunks == 1 and state is None else state_weights(*chunk)
-        if initial_state is None and not return_state:
-            scan = None if chunks == 1 or real is not None else scan_weights(chunk[0], *numbers)
-            return causal_attention_from_no_state(q, k, v, chunks, weights_within(*chunk), weights, scan, eps).to(out_dtype)
         out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
         out = out.to(out_dtype)
         if not return_state:
@@ -183,6 +188,32 @@ def causal_momentum_attention(
         states, sums = states_between(k, v, weights, state, z)
         s, m = states[:, :, -1].chunk(2, dim=2)
         return out, MomentumState(s.contiguous(), -m, sums[:, :, -1].contiguous())  # views would keep all states
+
+
+def attend_from_no_state(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    real: Tensor | None,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    eps: float,
+) -> Tensor:
+    """Causal attention `[B,H,N,M]` without a state before or after; real bool `[B,1,N,1]`, False = padding."""
+    length, numbers = k.shape[2], (momentum, step_size, v.dtype, v.device)
+    dims = k.shape[3], v.shape[3]
+    chunks, recent = number_of_chunks(length, *dims, matrices=1), None
+    if chunks > 1 and real is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
+        recent = recent_weights(chunk_length(length, chunks), *numbers)
+    if recent is None:
+        chunks = number_of_chunks(length, *dims, matrices=2)
+    size = chunk_length(length, chunks)
+    chunk = (size, None if real is None else chunked(real, chunks), *numbers)
+    weights = None if chunks == 1 else state_weights(*chunk)
+    scan = None
+    if chunks > 1 and real is None:
+        scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
+    return causal_attention_from_no_state(q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent)
 
 
 def momentum_attention_step(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import GROUP, ScanWeights, StateWeights
+from momentum_fairseq.ops.causal_chunks import GROUP, RecentWeights, ScanWeights, StateWeights
 
 T = TypeVar("T")
 
@@ -156,6 +156,31 @@ def fixed_scan_weights(size: int, momentum: float, step_size: float, dtype: torc
         within = torch.where((index.unsqueeze(-1) < index)[..., None, None], 0, within).transpose(1, 2)
         gain = torch.stack([zero, entry, zero, decay - 1], dim=-1).unflatten(-1, (2, 2))[1:]
         return ScanWeights(within.to(dtype), gain.to(dtype))
+
+
+@lru_cache(maxsize=64)
+def recent_weights(
+    size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device
+) -> RecentWeights | None:
+    """γ w_d as γ / (1 − β) less γ β^{d+1} / (1 − β), which is rounded away but for recent keys; None if they outnumber a chunk.
+
+    Only across the border between chunks are the two apart, where the second is β² of the first or less: few digits are lost.
+    """
+    recent = first_steady_count(momentum, dtype) - 2  # across a border d + 1 is at least 2
+    if recent > size:
+        return None
+    steady = step_size / (1 - momentum)
+    if recent < 1:
+        return RecentWeights(steady, None)
+    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
+        index = torch.arange(recent, dtype=torch.float64, device=device)
+        before = -steady * momentum ** (index.unsqueeze(-1) + recent - index + 1)
+        return RecentWeights(steady, before.to(dtype))
+
+
+def first_steady_count(momentum: float, dtype: torch.dtype) -> int:
+    """The count c from which on 1 − β^c is rounded to one."""
+    return 0 if momentum == 0 else math.ceil(math.log(torch.finfo(dtype).eps / 4) / math.log(momentum))
 
 
 def count_keys(size: int, real: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from tests.ops.cases import assert_same, inputs, padding_mask, value_and_gradien
 ATTENTIONS = {
     "linear": causal_linear_attention,
     "momentum": lambda q, k, v, **more: causal_momentum_attention(q, k, v, momentum=0.9, step_size=0.7, **more),
+    "small momentum": lambda q, k, v, **more: causal_momentum_attention(q, k, v, momentum=0.002, step_size=0.7, **more),
 }
 
 
