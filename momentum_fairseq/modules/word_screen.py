@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.modules.packed_linear import HAS_ONEDNN, ROWS, product
+from momentum_fairseq.modules.packed_linear import ROWS, product
 
 GROUP = 16  # words that are kept or ruled out together, a power of 2
 COLUMNS = 4096  # words a block, whose weights stay in a core's cache
@@ -41,8 +41,8 @@ class WordScreen(NamedTuple):
 
 def can_screen(weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a screen of this output projection is quicker than its product."""
-    quick = HAS_ONEDNN and torch.cpu._is_avx512_bf16_supported()
-    return quick and bias is None and weight.dtype == torch.float32 and weight.numel() >= FEWEST_WEIGHTS
+    large = weight.dtype == torch.float32 and weight.numel() >= FEWEST_WEIGHTS
+    return large and bias is None and torch.cpu._is_avx512_bf16_supported()
 
 
 def word_screen(weight: Tensor, first_word: int) -> WordScreen:

@@ -31,7 +31,7 @@ def screened(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
 def test_it_finds_the_best_word(monkeypatch, words, columns, scale):
     monkeypatch.setattr(word_screen, "COLUMNS", columns)
-    hidden, weight = scale * draw(60, 37), draw(words, 37, seed=1) * torch.rand(words, 1)
+    hidden, weight = scale * draw(60, 37), draw(words, 37, seed=1) * draw(words, 1, seed=2)
     assert screened(hidden, weight).tolist() == best(hidden, weight).tolist()
 
 
@@ -85,6 +85,7 @@ def test_no_rows_have_no_words():
 @pytest.mark.parametrize("rows", [0, 1, 40])
 def test_the_projection_screens_and_settles_what_the_screen_leaves(monkeypatch, rows):
     monkeypatch.setattr("momentum_fairseq.modules.word_projection.can_screen", lambda weight, bias: True)
+    torch.manual_seed(0)
     projection = nn.Linear(24, 1000, bias=False)
     words, hidden = WordProjection(projection, SYMBOLS).eval(), draw(rows, 24)
     hidden[:1] = 0  # all words are equal
