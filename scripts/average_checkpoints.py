@@ -7,16 +7,12 @@ All but the parameters is taken from the last one named, without the optimizer's
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoint_file import load_checkpoint
 from fairseq import checkpoint_utils
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints, and saves them whole)
 
 
 def average(models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -28,18 +24,6 @@ def average(models: list[dict[str, Any]]) -> dict[str, Any]:
         else value
         for name, value in last.items()
     }
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint of fairseq, in torch's safe way."""
-    if not path.is_file():
-        raise SystemExit(f"error: {path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["model"].items()
-    except Exception as error:
-        raise SystemExit(f"error: {path}: not a checkpoint of fairseq that loads safely ({type(error).__name__})") from error
-    return checkpoint
 
 
 def check_alike(paths: list[Path], models: list[dict[str, Any]]) -> None:
@@ -63,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if len(options.checkpoints) < 2:
         raise SystemExit(f"error: an average takes two checkpoints or more, got {len(options.checkpoints)}")
-    checkpoints = [load(path) for path in options.checkpoints]
+    checkpoints = [load_checkpoint(path, "model") for path in options.checkpoints]
     models = [checkpoint["model"] for checkpoint in checkpoints]
     check_alike(options.checkpoints, models)
     averaged = {**checkpoints[-1], "model": average(models), "last_optimizer_state": None}

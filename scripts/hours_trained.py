@@ -5,12 +5,8 @@ python scripts/hours_trained.py CHECKPOINT-FOLDER --and-minutes 7
 
 import argparse
 from pathlib import Path
-from pickle import UnpicklingError
 
-import run_record  # noqa: F401  (finds the package)
-import torch
-
-import momentum_fairseq  # noqa: F401  (safe loading)
+from checkpoint_file import load_checkpoint
 
 
 def main() -> None:
@@ -21,11 +17,7 @@ def main() -> None:
     last = options.folder / "checkpoint_last.pt"
     seconds = 0.0
     if last.is_file():
-        try:
-            state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-            seconds = state["extra_state"]["previous_training_time"]
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise SystemExit(f"error: {last}: not a checkpoint of fairseq that loads safely ({type(error).__name__})") from error
+        seconds = load_checkpoint(last, "extra_state")["extra_state"].get("previous_training_time", 0.0)
     print(f"{seconds / 3600 + options.and_minutes / 60:.6f}")
 
 

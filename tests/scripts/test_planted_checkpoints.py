@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import average_checkpoints
+import checkpoint_file
 import decode_shards
 import evaluate
 import hours_trained
@@ -35,7 +35,7 @@ def hours(path: Path, task: object) -> None:
 
 
 LOADERS = {
-    "average_checkpoints": lambda path, task: average_checkpoints.load(path),
+    "checkpoint_file": lambda path, task: checkpoint_file.load_checkpoint(path, "model"),
     "decode_shards": lambda path, task: decode_shards.Teacher(path, path.parent, LANGUAGES, CPU, 4, 1.0),
     "evaluate": lambda path, task: evaluate.load(Namespace(checkpoint=path, data=path.parent, dtype="float32"), CPU),
     "hours_trained": hours,
