@@ -153,6 +153,48 @@ def kinds(record: Record) -> list[str]:
     return [*text, *points([*facts, f"Peak memory against N is a straight line for all, R² of {fit:.6f} or more."])]
 
 
+def kernels(record: Record) -> list[str]:
+    """Time over softmax's of each shape; momentum's over that of linear attention and of each peer; what we aimed at."""
+    times = record["times"]
+    places = in_order(times, "batch", "length", "heads", "dim")
+    found = {(row["kind"], row["pass"], *(row[name] for name in ("batch", "length", "heads", "dim"))): row for row in times}
+    text: list[str] = []
+    for pass_, dim in in_order(times, "pass", "dim"):
+        columns = [place for place in places if place[-1] == dim and ("softmax", pass_, *place) in found]
+        own = [row["kind"] for row in times if (row["pass"], row["dim"]) == (pass_, dim) and row["kind"] != "softmax"]
+        cells = {(kind, place): found.get((kind, pass_, *place)) for kind in own for place in columns}
+        body = [
+            [kind, *("" if (row := cells[kind, place]) is None else short(row["ratio"]) for place in columns)]
+            for kind in dict.fromkeys(own)
+        ]
+        head = [f"{pass_}, D = {dim}: time / softmax's, N =", *(str(length) for _, length, _, _ in columns)]
+        text += [*rows(head, body), ""]
+    others = [kind for (kind,) in in_order(times, "kind") if kind not in ("softmax", "momentum")]
+    facts = [over(times, found, kind) for kind in others]
+    for row in times:
+        if row.get("goal_ms"):
+            shape = f"({row['batch']}, {row['length']}, {row['heads']}, {row['dim']})"
+            floor = f"memory alone {row['floor_ms']:.3f}"
+            facts.append(f"Momentum, {shape}, {row['pass']}: {row['median_ms']:.3f} ms, aim {row['goal_ms']}, {floor}.")
+    facts += [f"Not compared: {name} ({reason})." for name, reason in record["not_compared"].items()]
+    facts += [f"Failed: {name} ({reason})." for name, reason in record["failed"].items()]
+    return [*text, *points(facts)]
+
+
+def over(times: list[Record], found: dict[tuple[Any, ...], Record], kind: str) -> str:
+    """Momentum's time over that of a kind, of each pass."""
+    parts = []
+    for (pass_,) in in_order(times, "pass"):
+        ratios = [
+            found["momentum", *key[1:]]["median_ms"] / row["median_ms"]
+            for key, row in found.items()
+            if key[:2] == (kind, pass_) and ("momentum", *key[1:]) in found
+        ]
+        if ratios:
+            parts.append(f"{pass_} {min(ratios):.2f} to {max(ratios):.2f}")
+    return f"Momentum's time over that of {kind}: {', '.join(parts)}."
+
+
 def drawing(record: Record) -> list[str]:
     found = []
     for result in record["results"]:
@@ -193,6 +235,7 @@ WRITERS: dict[str, Callable[[Record], list[str]]] = {
     "benchmark_loss_memory.py": loss_memory,
     "benchmark_autoregressive.py": autoregressive,
     "benchmark_kinds.py": kinds,
+    "benchmark_kernels.py": kernels,
     "generate_images.py": drawing,
     "fuzz_attention.py": fuzz,
 }

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from benchmark_tables import describe  # noqa: E402
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -30,6 +33,30 @@ def test_the_benchmark_compares_what_is_installed_and_names_what_is_not(tmp_path
     assert record["not_compared"]["flash-linear-attention"] == "runs on a GPU only"
     assert "not compared: flash-linear-attention (runs on a GPU only)" in result.stdout
     assert record["hardware"]["kernel"] == "torch"
+    text = describe(record)
+    assert text.count("\n| momentum | ") == 2
+    assert "Momentum's time over that of linear: forward " in text
+    assert "- Not compared: flash-linear-attention (runs on a GPU only)." in text
+
+
+def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_and_the_aims():
+    def row(kind: str, length: int, ms: float, ratio: float, **more: float) -> dict:
+        shape = {"pass": "forward", "batch": 4096 // length, "length": length, "heads": 2, "dim": 32}
+        return {**shape, "kind": kind, "median_ms": ms, "ratio": ratio, "floor_ms": 0.0625, **more}
+
+    times = [row("softmax", 256, 4.0, 1.0), row("momentum", 256, 2.0, 0.5, goal_ms=1.5), row("peer", 256, 1.0, 0.25)]
+    times += [row("softmax", 512, 8.0, 1.0), row("momentum", 512, 3.0, 0.375)]
+    record = {"command": "python scripts/benchmark_kernels.py", "date": "2026-11-22", "git_revision": "0123456789ab"}
+    record |= {"hardware": {"device": "A processor", "threads": 1, "torch": "2.13.0"}, "times": times}
+    record |= {"not_compared": {"another": "ImportError"}, "failed": {"peer, (8, 512, 2, 32)": "RuntimeError"}}
+    lines = describe(record).splitlines()
+    assert "| forward, D = 32: time / softmax's, N = | 256 | 512 |" in lines
+    assert "| momentum | 0.50 | 0.38 |" in lines
+    assert "| peer | 0.25 |  |" in lines
+    assert "- Momentum's time over that of peer: forward 2.00 to 2.00." in lines
+    assert "- Momentum, (16, 256, 2, 32), forward: 2.000 ms, aim 1.5, memory alone 0.062." in lines
+    assert "- Not compared: another (ImportError)." in lines
+    assert "- Failed: peer, (8, 512, 2, 32) (RuntimeError)." in lines
 
 
 @pytest.mark.slow
