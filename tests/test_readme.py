@@ -23,7 +23,7 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 EVERY = pytest.mark.parametrize("name", list(TEXTS))
 
 # Flags of programs that are neither ours nor fairseq's.
-OTHERS = {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--wrap", "--kill-on-bad-exit"}
+OTHERS = {"--no-build-isolation", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--wrap", "--kill-on-bad-exit"}
 
 
 def fairseq_flags() -> set[str]:
