@@ -220,7 +220,7 @@ def forms_of(inputs: Inputs, causal: bool, triton: bool) -> Iterator[tuple[str, 
         return
     attend = plain(inputs, ops.causal_momentum_attention)
     yield "causal", attend, kernel("torch"), exact
-    for size in (1, 3, 16):
+    for size in (1, 3, 16, 35):
         yield f"causal in chunks of {size}", attend, chunks_of(size), exact
     yield "causal in pieces", in_pieces(inputs), kernel("torch"), exact
     yield "causal without padding", without_padding(inputs, ops.causal_momentum_attention, causal), kernel("torch"), exact
