@@ -97,8 +97,9 @@ def project_source(source: WeightedSource, weight: Tensor) -> WeightedSource | P
         return source
     k = source.k.new_zeros(batch, heads, keys, heads, key_dim)
     k.diagonal(dim1=1, dim2=3).copy_(source.k.permute(0, 2, 3, 1))
-    v = source.v @ weight.t().unflatten(0, (heads, -1))  # [B,H,S,C]
-    return ProjectedSource(k.flatten(3).flatten(1, 2), v.flatten(1, 2), heads)
+    # A product for each head: one of four dimensions would copy the weights for each sentence.
+    v = torch.bmm(source.v.transpose(0, 1).flatten(1, 2), weight.t().unflatten(0, (heads, -1)))  # [H,B·S,C]
+    return ProjectedSource(k.flatten(3).flatten(1, 2), v.unflatten(1, (batch, keys)).transpose(0, 1).flatten(1, 2), heads)
 
 
 def read_source(q: Tensor, source: WeightedSource | ProjectedSource, *, eps: float = 1e-6) -> Tensor:
@@ -116,17 +117,16 @@ def read_source(q: Tensor, source: WeightedSource | ProjectedSource, *, eps: flo
     with no_autocast(q):
         q = q.to(source.v.dtype)
         if isinstance(source, ProjectedSource):
-            scores = source.k @ q.transpose(1, 2).flatten(2).transpose(1, 2)  # [B,H·S,N]
-            scores = normalised(scores.unflatten(1, (source.heads, -1)), eps).flatten(1, 2)
-            return scores.transpose(1, 2) @ source.v
+            scores = q.transpose(1, 2).flatten(2) @ source.k.transpose(1, 2)  # [B,N,H·S]
+            return normalised(scores.unflatten(2, (source.heads, -1)), eps, keys=3).flatten(2) @ source.v
         if source.k is None:
             normaliser = (source.z.unsqueeze(-2) @ q.transpose(-1, -2)).transpose(-1, -2).add_(eps)  # [B,H,N,1]
             return (q @ source.v) / normaliser
         scores = source.k @ q.transpose(-1, -2)  # [B,H,S,N]: to sum over keys is then to add rows
-        return normalised(scores, eps).transpose(-1, -2) @ source.v
+        return normalised(scores, eps, keys=2).transpose(-1, -2) @ source.v
 
 
-def normalised(scores: Tensor, eps: float) -> Tensor:
-    """Scores `[B,H,S,N]` over their sums over keys, in place where no gradients are taken."""
-    normaliser = scores.sum(-2, keepdim=True).add_(eps)
+def normalised(scores: Tensor, eps: float, *, keys: int) -> Tensor:
+    """Scores over their sums over the axis of the keys, in place where no gradients are taken."""
+    normaliser = scores.sum(keys, keepdim=True).add_(eps)
     return scores / normaliser if torch.is_grad_enabled() else scores.div_(normaliser)
