@@ -1,12 +1,12 @@
 """The best word of each row without most of the exact products: bfloat16 says which words it can't be.
 
-A CPU that multiplies bfloat16 numbers does so twice as fast as float32 ones, and reads half as much memory. Its logits x̂ are
-within
+A CPU that multiplies bfloat16 numbers does so twice as fast as float32 ones, and reads half as much memory. Of the rounded
+factors ĥ and ŵ its logits x̂ are within
 
-    |x̂ − x| ≤ 2⁻⁸ ‖h‖ ‖w‖ + 2⁻⁹ |x̂|
+    |x̂ − h·w| ≤ ‖h − ĥ‖ ‖w‖ + ‖ĥ‖ ‖w − ŵ‖ + 2⁻⁸ |x̂|
 
-of the exact ones x = h·w: each factor is rounded to 8 bits, and so is x̂. A group of words whose upper bound is below another
-group's lower bound doesn't hold the best one. The others are multiplied in float32, so that the answer is exact.
+of the exact ones, the last for x̂'s own rounding to 8 bits. A group of words whose upper bound is below another group's lower
+bound doesn't hold the best one. The others are multiplied in float32, so that the answer is exact.
 """
 
 from typing import NamedTuple
@@ -29,12 +29,13 @@ class WordScreen(NamedTuple):
 
     Block b holds words b·columns … (b+1)·columns − 1; its group g holds every (columns / GROUP)-th of them from the g-th on.
 
-    blocks: the words' weights by oneDNN, and a bias that is −inf for symbols and past the last word; norms: the largest ‖w‖ of
-    each group, `[G]`; columns: words a block; first_word: the ids below are symbols.
+    blocks: the words' weights by oneDNN, and a bias that is −inf for symbols and past the last word; norms, losses: the largest
+    ‖w‖ and ‖w − ŵ‖ of each group, `[G]`; columns: words a block; first_word: the ids below are symbols.
     """
 
     blocks: list[tuple[Tensor, Tensor]]
     norms: Tensor
+    losses: Tensor
     columns: int
     first_word: int
 
@@ -53,9 +54,10 @@ def word_screen(weight: Tensor, first_word: int) -> WordScreen:
     weight = F.pad(weight, (0, 0, 0, count * columns - words))
     bias = torch.zeros(len(weight), dtype=torch.bfloat16)
     bias[:first_word] = bias[words:] = -torch.inf
-    packed = [torch.ops.mkldnn._reorder_linear_weight(block, ROWS) for block in weight.bfloat16().split(columns)]
-    norms = weight.norm(dim=1).view(count, GROUP, -1).amax(1).flatten()
-    return WordScreen(list(zip(packed, bias.split(columns), strict=True)), norms, columns, first_word)
+    rounded = weight.bfloat16()
+    packed = [torch.ops.mkldnn._reorder_linear_weight(block, ROWS) for block in rounded.split(columns)]
+    norms, losses = (x.norm(dim=1).view(count, GROUP, -1).amax(1).flatten() for x in (weight, weight - rounded))
+    return WordScreen(list(zip(packed, bias.split(columns), strict=True)), norms, losses, columns, first_word)
 
 
 def screened_argmax(hidden: Tensor, weight: Tensor, screen: WordScreen) -> Tensor:
@@ -70,7 +72,8 @@ def screened_argmax(hidden: Tensor, weight: Tensor, screen: WordScreen) -> Tenso
     """
     rounded, words = hidden.bfloat16(), len(weight)
     highest = torch.cat([highest_of_groups(product(rounded, *block)) for block in screen.blocks], dim=1).float()  # [R,G]
-    error = SLACK * (2**-8 * hidden.norm(dim=1, keepdim=True) * screen.norms + 2**-9 * highest.abs())
+    lost, left = (x.norm(dim=1, keepdim=True) for x in (hidden - rounded, rounded.float()))
+    error = SLACK * (lost * screen.norms + left * screen.losses + 2**-8 * highest.abs())
     candidates = highest + error >= (highest - error).amax(1, keepdim=True)
     candidates &= candidates.sum(1, keepdim=True) <= MOST_GROUPS
     rows, groups = candidates.nonzero(as_tuple=True)

@@ -56,6 +56,18 @@ def test_what_rounding_the_factors_loses_is_counted_where_large_products_cancel(
     assert screened(hidden, weight).tolist() == best(hidden, weight).tolist() == [50]
 
 
+def test_what_rounding_loses_is_counted_where_every_factor_is_rounded_as_far_as_can_be_and_to_the_same_side():
+    below, above = 1 + 2**-8 - 2**-12, 1 + 2**-8 + 2**-12  # beside the middle between two numbers of bfloat16
+    halves = torch.tensor([below, above]).repeat_interleave(256)
+    hidden, weight = halves.unsqueeze(0), 1e-3 * draw(4096, 512)
+    weight[100] = halves * torch.tensor([1.0, -1.0]).repeat_interleave(256)
+    weight[200] = -weight[100]
+    weight[100, 0] += 4
+    weight[200, 0] += 1
+    assert hidden.bfloat16().float() @ weight[100].bfloat16().float() < hidden.bfloat16().float() @ weight[200].bfloat16().float()
+    assert screened(hidden, weight).tolist() == best(hidden, weight).tolist() == [100]
+
+
 def test_of_equal_words_the_first_wins():
     weight = (8 * draw(500, 24)).round() / 8
     weight[[77, 78, 94, 300, 499]] = weight[77].clone()
