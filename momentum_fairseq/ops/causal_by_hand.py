@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
+from momentum_fairseq.ops.causal_chunks import (
+    RecentWeights,
+    ScanWeights,
+    StateWeights,
+    causal_attention,
+    chunked,
+    no_autocast,
+    outer,
+)
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
 ROWS = 64
@@ -64,16 +72,17 @@ class CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
         chunks, within, weights, scan, eps, recent = ctx.constants
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
-            out, _, _ = causal_attention(q, k, v, chunks, within, weights, None, None, eps)
-            found = iter(torch.autograd.grad(out, needed, direction, create_graph=True))
-            gradients = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
-        elif chunks == 1:
-            gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
-        else:
-            one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
-            gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
+        with no_autocast(direction):
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
+                out, _, _ = causal_attention(q, k, v, chunks, within, weights, None, None, eps)
+                found = iter(torch.autograd.grad(out, needed, direction, create_graph=True))
+                gradients = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
+            elif chunks == 1:
+                gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
+            else:
+                one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
+                gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
         return (*gradients, None, None, None, None, None, None)
 
 
@@ -154,8 +163,8 @@ def attend_in_chunks(
     earlier = None
     if recent is not None and recent.before is not None:
         size = len(recent.before)
-        earlier = across(q[1:, :size], k[:-1, -size:], recent.before, chunks)
-        out[1:, :size] += torch.bmm(earlier, v[:-1, -size:])
+        earlier = across(q[1:, :size], k[:-1, -size:].transpose(1, 2), chunks).mul_(recent.before)
+        out[1:, :size] += across(earlier, v[:-1, -size:], chunks)
     fill = chunks * q.shape[1] - length
     if fill:  # these rows may be 0/0, and their gradients would not be zeros
         normaliser.unflatten(0, lead)[:, :, -1, -fill:] = 1
@@ -213,16 +222,16 @@ def differentiate_in_chunks(
         of_k.baddbmm_(y, of_states[:, matrix].transpose(1, 2), alpha=steady)
     if earlier is not None:
         size = len(recent.before)
-        of_earlier = across(direction[1:, :size], v[:-1, -size:], recent.before, chunks)
-        of_q[1:, :size] += torch.bmm(of_earlier, k[:-1, -size:])
-        of_k[:-1, -size:] += torch.bmm(of_earlier.transpose(1, 2), q[1:, :size])
-        of_v[:-1, -size:] += torch.bmm(earlier.transpose(1, 2), direction[1:, :size])
+        of_earlier = across(direction[1:, :size], v[:-1, -size:].transpose(1, 2), chunks).mul_(recent.before)
+        of_q[1:, :size] += across(of_earlier, k[:-1, -size:], chunks)
+        of_k[:-1, -size:] += across(of_earlier.transpose(1, 2), q[1:, :size], chunks)
+        of_v[:-1, -size:] += across(earlier.transpose(1, 2), direction[1:, :size], chunks)
     return tuple(cut(x, lead, length) for x in (of_q, of_k, of_v))
 
 
-def across(x: Tensor, y: Tensor, weights: Tensor, chunks: int) -> Tensor:
-    """Weighted products of rows of each chunk with rows of the one before it `[B·H·C-1,S,D]`, zeros for each head's first."""
-    products = torch.bmm(x, y.transpose(1, 2)).mul_(weights)
+def across(x: Tensor, y: Tensor, chunks: int) -> Tensor:
+    """Products of what two successive chunks hold `[B·H·C-1,..]`, zeros between two heads, whatever they hold."""
+    products = torch.bmm(x, y)
     products[chunks - 1 :: chunks] = 0
     return products
 

@@ -62,6 +62,20 @@ def test_sums_stay_in_float32_under_autocast(length, attention):
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("momentum", [0.3, 0.9])
+@pytest.mark.parametrize("length", [4, 300])
+def test_so_do_those_of_a_backward_that_is_called_under_autocast(length, momentum):
+    tensors = inputs(length, length, dtype=torch.float32, dim=32, value_dim=32)
+
+    def run(enabled):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = causal_momentum_attention(*tensors, momentum=momentum, step_size=1.0)
+            return torch.autograd.grad(out.square().sum(), tensors)
+
+    for ours, expected in zip(run(True), run(False), strict=True):
+        assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("momentum", [0.1, 0.9, 0.9999])
 def test_the_error_of_2048_steps_does_not_grow_with_the_momentum(momentum, learned):
