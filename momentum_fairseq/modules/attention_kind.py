@@ -153,6 +153,12 @@ def refuse_learned(options: AttentionOptions) -> None:
         raise ValueError(f"{options.kind} attention has no momentum to learn")
 
 
+def refuse_feature_map(options: AttentionOptions) -> None:
+    """Raise ValueError where a kind that maps no features is given a map."""
+    if options.feature_map != AttentionOptions.feature_map:
+        raise ValueError(f"{options.kind} attention takes no feature map (got {options.feature_map!r})")
+
+
 def lookup(table: dict[str, T], name: str, what: str) -> T:
     """`table[name]`, or a ValueError that names the value and the choices."""
     if name not in table:

@@ -16,6 +16,7 @@ from momentum_fairseq.modules.attention_kind import (
     AttentionPlace,
     AttentionSizes,
     lookup,
+    refuse_feature_map,
     refuse_learned,
     take_sizes,
 )
@@ -62,6 +63,7 @@ class SoftmaxAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        refuse_feature_map(options)
         take_sizes(options)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
@@ -164,12 +166,14 @@ class PerformerAttention(LinearAttention):
         φ(x) = exp(ω·x − ‖x‖² / 2) of q / D^¼ and k / D^¼        ω normal, orthogonal in blocks of D, drawn anew by schedule
     """
 
-    # Features of long keys are tiny; the quotient of two tiny sums is right all the same.
+    # Features of long keys are tiny; the quotient of two tiny sums is right all the same, as long as float32 has room for them:
+    # to about ‖k‖² = 2 √D · 40. Far longer keys read zeros.
     eps = 1e-20
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         AttentionKind.__init__(self)
         refuse_learned(options)
+        refuse_feature_map(options)
         sizes = take_sizes(options, features=256, redraw_interval=1000)
         draw = partial(orthogonal_directions, num_heads, sizes.features, options.place.head_dim)
         self.directions = RandomDraws(draw, sizes.redraw_interval)

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions, lookup, refuse_learned, take_sizes
+from momentum_fairseq.modules.attention_kind import (
+    AttentionKind,
+    AttentionOptions,
+    lookup,
+    refuse_feature_map,
+    refuse_learned,
+    take_sizes,
+)
 from momentum_fairseq.modules.random_draws import RandomDraws
 from momentum_fairseq.ops.feature_maps import FEATURE_MAPS
 from momentum_fairseq.ops.reformer_attention import lsh_attention, lsh_cross_attention
@@ -29,11 +36,12 @@ class ReformerAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        refuse_feature_map(options)
         sizes, place = take_sizes(options, hashes=4, bucket=64, redraw_interval=1000), options.place
         self.shares_queries_and_keys, self.chunk = place.self_attention, sizes.bucket
         columns = max(1, -(-place.max_length // sizes.bucket) // 2)
-        shape = (num_heads, sizes.hashes, place.head_dim, columns)
-        self.rotations = RandomDraws(partial(normal, shape), sizes.redraw_interval)
+        draw = partial(normal_columns, (num_heads, sizes.hashes, place.head_dim), columns)
+        self.rotations = RandomDraws(draw, sizes.redraw_interval)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         options = {"rotations": self.rotations(), "chunk": self.chunk, "key_padding_mask": key_padding_mask}
@@ -87,6 +95,6 @@ class TransnormerAttention(AttentionKind):
         return read_norm_attention(self.feature_map(q), memory, self.gain).to(q.dtype)
 
 
-def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Normal numbers, float32 on the CPU."""
-    return torch.randn(shape, generator=generator)
+def normal_columns(shape: tuple[int, ...], columns: int, generator: torch.Generator) -> Tensor:
+    """`[*shape, columns]`, one column after the other, so that with more of them the first ones stay what they are."""
+    return torch.stack([torch.randn(shape, generator=generator) for _ in range(columns)], dim=-1)

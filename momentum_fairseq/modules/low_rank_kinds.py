@@ -5,7 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions, refuse_learned, take_sizes
+from momentum_fairseq.modules.attention_kind import (
+    AttentionKind,
+    AttentionOptions,
+    refuse_feature_map,
+    refuse_learned,
+    take_sizes,
+)
 from momentum_fairseq.ops.linformer_attention import linformer_attention, project_source
 from momentum_fairseq.ops.nystrom_attention import nystrom_attention, nystrom_source, read_landmarks
 from momentum_fairseq.ops.softmax_attention import softmax_attention
@@ -21,6 +27,7 @@ class LinformerAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        refuse_feature_map(options)
         sizes = take_sizes(options, projected_length=256)
         self.key_projection, self.value_projection = (
             nn.Parameter(torch.empty(sizes.projected_length, options.place.max_length)) for _ in range(2)
@@ -49,6 +56,7 @@ class NystromAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        refuse_feature_map(options)
         self.landmarks = take_sizes(options, landmarks=64).landmarks
         self.self_attention = options.place.self_attention
 

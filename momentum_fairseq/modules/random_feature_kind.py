@@ -5,7 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions, refuse_learned, take_sizes
+from momentum_fairseq.modules.attention_kind import (
+    AttentionKind,
+    AttentionOptions,
+    refuse_feature_map,
+    refuse_learned,
+    take_sizes,
+)
 from momentum_fairseq.modules.random_draws import RandomDraws
 from momentum_fairseq.ops.causal_product import ProductState
 from momentum_fairseq.ops.performer_attention import orthogonal_directions
@@ -28,6 +34,7 @@ class RandomFeatureAttention(AttentionKind):
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:
         super().__init__()
         refuse_learned(options)
+        refuse_feature_map(options)
         sizes, dim = take_sizes(options, features=64, redraw_interval=1000), options.place.head_dim
         self.scale = nn.Parameter(torch.ones(num_heads, dim))
         self.directions = RandomDraws(partial(orthogonal_directions, num_heads, sizes.features, dim), sizes.redraw_interval)

@@ -61,7 +61,8 @@ def number_of_chunks(length: int, key_dim: int, value_dim: int, matrices: int) -
 
     A position takes N (D+M) / 2 for its half of the square; or CHUNK (D+M) for all of its chunk's, and 2 R D M for the state.
     """
-    if length * (key_dim + value_dim) <= 2 * CHUNK * (key_dim + value_dim) + 4 * matrices * key_dim * value_dim:
+    dims = key_dim + value_dim
+    if 0 in (key_dim, value_dim) or length * dims <= 2 * CHUNK * dims + 4 * matrices * key_dim * value_dim:
         return 1
     return -(-length // CHUNK)
 
