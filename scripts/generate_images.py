@@ -36,23 +36,33 @@ def samples(loaded: ImageModel, options: argparse.Namespace, generator: torch.Ge
     return [found[i : i + COLUMNS] for i in range(0, len(found), COLUMNS)]
 
 
-def completions(loaded: ImageModel, options: argparse.Namespace, generator: torch.Generator) -> list[np.ndarray]:
-    """A row for each of the first images of the test set.
+def images_to_complete(loaded: ImageModel, options: argparse.Namespace) -> tuple[Tensor, int]:
+    """The first images of the test set, as the checkpoint's `--scored-images` picked them, and how many values are known of each.
 
     Raises:
-        ValueError: more values known than an image has.
+        ValueError: fewer images than are to be completed, or more values known than an image has.
     """
     task = loaded.task
     known = task.pixels // 2 if options.known is None else options.known
-    task.load_dataset("test")
-    images = torch.from_numpy(task.dataset("test").pixels[: options.completions]).to(generator.device)
-    prompts = images[:, :known].repeat_interleave(COMPLETIONS, dim=0)
     if known > task.pixels:
         raise ValueError(f"--known {known}: the prompt is longer than the image, which has {task.pixels} values")
-    drawn = in_batches(reader(loaded), prompts, task.pixels, generator, options.batch_size).unflatten(0, (-1, COMPLETIONS))
+    task.load_dataset("test")
+    images = task.dataset("test").pixels
+    if len(images) < options.completions:
+        raise ValueError(f"--completions {options.completions}: the test set has {len(images)} images, as the checkpoint cuts it")
+    return torch.from_numpy(images[: options.completions]), known
+
+
+def completions(
+    loaded: ImageModel, images: Tensor, known: int, options: argparse.Namespace, generator: torch.Generator
+) -> list[np.ndarray]:
+    """A row for each of the images `[n,N]`."""
+    images = images.to(generator.device)
+    prompts = images[:, :known].repeat_interleave(COMPLETIONS, dim=0)
+    drawn = in_batches(reader(loaded), prompts, loaded.task.pixels, generator, options.batch_size)
     occluded = images.clone()
     occluded[:, known:] = 0
-    rows = torch.cat([occluded[:, None], drawn, images[:, None]], dim=1)
+    rows = torch.cat([occluded[:, None], drawn.unflatten(0, (-1, COMPLETIONS)), images[:, None]], dim=1)
     return [pictures(loaded, row) for row in rows]
 
 
@@ -107,9 +117,10 @@ def main() -> None:
     loaded = load_image_model(options.checkpoint, device, overrides)
     generator, start = torch.Generator(device).manual_seed(options.seed), time.perf_counter()
     try:
+        given = images_to_complete(loaded, options) if options.data and options.completions else None
         rows = samples(loaded, options, generator)
-        if options.data and options.completions:
-            rows += completions(loaded, options, generator)
+        if given:
+            rows += completions(loaded, *given, options, generator)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     save_picture(rows, options.out, options.scale)

@@ -84,7 +84,10 @@ def rows_of(results: Results) -> list[str]:
 
 
 def accuracy(result: dict[str, Any], split: str = "test") -> float:
-    return next(score["accuracy"] for score in result["scores"] if score["split"] == split)
+    for score in result["scores"]:
+        if score["split"] == split:
+            return score["accuracy"]
+    raise SystemExit(f"error: {result['file']}: the {split} set wasn't scored; score it again with --splits valid test")
 
 
 def cell(values: list[float]) -> str:
@@ -141,23 +144,33 @@ def conditions(results: Results) -> str:
             lines += [f"{task}: {distance(result)}", f"{result['date']}, {result['device']}, {result['threads']} threads"]
             revisions |= {result["git_revision"], *result["training_revisions"]}
     lines.append(f"revisions {', '.join(sorted(revisions))}")
-    lines.append("best checkpoint by the dev set's accuracy; the test set scored once, every example counted")
+    early = [said for group in results.values() for result in group if (said := stopped(result))]
+    once = "" if early else " once"  # a training that goes on is scored again
+    lines += [*early, f"best checkpoint by the dev set's accuracy; the test set scored{once}, every example counted"]
     if any(len(group) > 1 for group in results.values()):
         lines.append("± of several seeds: the standard deviation over them")
     lines.append("paper: Nguyen et al. 2022, Table 4")
     return "\n".join(f"- {line}" for line in dict.fromkeys(lines))
 
 
+def stopped(result: dict[str, Any]) -> str | None:
+    """What to say of a training that hasn't had all of its updates."""
+    curve = result["training"].get("curve") or [{"updates": result["max_update"]}]
+    if curve[-1]["updates"] >= result["max_update"]:
+        return None
+    return f"{result['task']}: {result['name']}, seed {result['seed']}: stopped after {curve[-1]['updates']:,} updates"
+
+
 def distance(result: dict[str, Any]) -> str:
     """Updates, batch, length and data of a result, the protocol's beside them where they differ."""
     protocol, sets = result["protocol"], result["data"]
-    batch = protocol["batch_size"] * protocol["update_freq"][-1]
+    batch = protocol["batch_size"] and protocol["batch_size"] * protocol["update_freq"][-1]  # None of a training by tokens
     words = [
         _of("updates", result["max_update"], protocol["full_updates"]),
-        _of("examples in a batch", batch, protocol["full_batch_size"]),
+        _of("examples in a batch", batch, protocol["full_batch_size"]) if batch else "batches by tokens",
         _of("tokens at most", protocol["max_positions"], protocol["full_max_positions"]),
     ]
-    if protocol["full_updates"] and protocol["full_batch_size"]:
+    if batch and protocol["full_updates"] and protocol["full_batch_size"]:
         share = result["max_update"] * batch / (protocol["full_updates"] * protocol["full_batch_size"])
         words.append(f"{100 * share:.2g} % of the examples that the protocol trains on")
     for split, said in sets.items():

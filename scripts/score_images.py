@@ -72,7 +72,10 @@ def main() -> None:
     if options.images is not None:
         data["scored_images"] = options.images
     loaded = load_image_model(options.checkpoint, device, data)
-    scores = [score(loaded.task, loaded.model, split, device, options.batch_size) for split in options.splits]
+    try:
+        scores = [score(loaded.task, loaded.model, split, device, options.batch_size) for split in options.splits]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     for found in scores:
         print("{split}: {bits_per_dim:.4f} bits/dim ± {standard_error:.4f}, {images} images".format(**found), flush=True)
     log = options.checkpoint.parent / "train.log"
@@ -87,7 +90,8 @@ def main() -> None:
             "lossy": any(loaded.task.dataset(split).lossy for split in options.splits),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS},
             "parameters": sum(p.numel() for p in model.parameters()),
-            "batch_size": cfg.dataset.batch_size * cfg.optimization.update_freq[0],
+            "batch_size": cfg.dataset.batch_size and cfg.dataset.batch_size * cfg.optimization.update_freq[0],
+            "max_tokens": cfg.dataset.max_tokens,
             "lr": list(cfg.optimization.lr),
             **training_record(options.checkpoint),
             "seed": cfg.common.seed,

@@ -96,6 +96,25 @@ def test_the_distance_to_the_protocol_is_said(make, print_table):
     assert "test 2,000 examples (7 cut)" in text and "revisions abc" in text
 
 
+def test_a_training_that_was_stopped_early_is_named(make, print_table):
+    text = print_table(make("linear"), make("momentum", training={"curve": CURVE[:-1]}))
+    assert "- listops: momentum, seed 1: stopped after 50 updates" in text and "listops: linear" not in text
+    assert "the test set scored, every example counted" in text
+    assert "the test set scored once, every" in print_table(make("linear"))
+
+
+def test_a_training_by_tokens_has_no_batch_to_compare(make, print_table):
+    text = print_table(make("linear", protocol={"batch_size": None}))
+    assert "200 of the protocol's 4,000 updates; batches by tokens; 2,000 tokens at most" in text
+    assert "of the examples that the protocol trains on" not in text
+
+
+def test_a_result_without_a_test_score_is_refused_by_its_name(make, print_table):
+    file = make("linear", scores=[{"split": "valid", "accuracy": 45.0}])
+    with pytest.raises(SystemExit, match=rf"{file.name}: the test set wasn't scored; score it again"):
+        print_table(file)
+
+
 def test_results_that_cannot_stand_in_one_table_are_refused(make, print_table):
     with pytest.raises(SystemExit, match=r"differ in protocol \(lr: \[0\.001\] and \[0\.1\]\); make a table for each"):
         print_table(make("linear"), make("softmax", protocol={"lr": [0.1]}))
