@@ -55,6 +55,24 @@ note_revision() {
     grep -qxFs "$revision" "$1/revision.txt" || printf '%s\n' "$revision" >>"$1/revision.txt"
 }
 
+# is_trained FOLDER: its log says that all MAX_UPDATE updates are done; going on from its checkpoint would make at least one more.
+is_trained() {
+    grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$1/train.log"
+}
+
+# keep_flags FOLDER [FLAG…]: FOLDER/flags.txt gets the flags that its training begins with. Others are refused from then on, since
+# they would change the training half-way, or nothing at all; none will do once it is done.
+keep_flags() {
+    local folder=$1 file=$1/flags.txt
+    shift
+    mkdir -p "$folder" || die "can't make the folder $folder"
+    if [[ ! -f $file || ! -f $folder/checkpoint_last.pt ]]; then
+        printf '%s\n' "${*@Q}" >"$file"
+    elif [[ ${*@Q} != "$(<"$file")" ]] && ! { (($# == 0)) && is_trained "$folder"; }; then
+        die "$folder was trained with the flags '$(<"$file")', not with '${*@Q}': give the same, name another folder, or remove this one"
+    fi
+}
+
 # download URL: what lies there, to standard output; gives up soon where there is no network.
 download() {
     if command -v curl >/dev/null; then

@@ -74,13 +74,9 @@ case $PRESET in
     *) die "PRESET=$PRESET: must be paper or published-code" ;;
 esac
 
-# Whether the log says that all updates are done; a checkpoint that is gone on from makes at least one more.
-is_trained() {
-    grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$MODEL/train.log"
-}
-
 train() {
-    if is_trained; then
+    keep_flags "$MODEL" "$@"
+    if is_trained "$MODEL"; then
         say "train: $MODEL is trained, nothing to do"
         return
     fi
@@ -92,7 +88,7 @@ train() {
     fi
     ARCH=$ARCH OUT=$MODEL bash "$ROOT/scripts/train.sh" --share-all-embeddings --lr-scheduler polynomial_decay \
         --total-num-update "$DECAY_UPDATES" --end-learning-rate "$END_LR" "${limit[@]}" "${training[@]}" "$@"
-    is_trained || say "train: stopped before update $MAX_UPDATE; the same command goes on"
+    is_trained "$MODEL" || say "train: stopped before update $MAX_UPDATE; the same command goes on"
 }
 
 # Prints the last AVERAGE checkpoints that were kept, the oldest first.

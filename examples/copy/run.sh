@@ -63,12 +63,12 @@ device=(--num-workers 2)
 train() {
     local method=$1 seed=$2 out=$RUNS/$SIZE/$1-seed$2 kind
     shift 2
-    if grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$out/train.log"; then
+    keep_flags "$out" "$@"
+    if is_trained "$out"; then
         say "copy: $out is trained, nothing to do"
         return
     fi
     choose "$method"
-    mkdir -p "$out" || die "RUNS=$RUNS: can't make folders in it"
     PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train --user-dir "$USER_DIR" --task copy \
         --arch momentum_lm_copy "${kind[@]}" "${size[@]}" "${device[@]}" --seed "$seed" \
         --criterion label_smoothed_cross_entropy --label-smoothing 0 --report-accuracy \

@@ -72,11 +72,11 @@ result=$RESULTS/$name.json
 picture=$RESULTS/$name.png
 
 train() {
-    if grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$model/train.log"; then
+    keep_flags "$model" "$@"
+    if is_trained "$model"; then
         say "images: $model is trained, nothing to do"
         return
     fi
-    mkdir -p "$model" || die "RUNS=$RUNS: can't make folders in it"
     note_revision "$model"
     PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$DATA" --user-dir "$USER_DIR" \
         --task image_generation --images "$DATASET" --scored-images "$SCORED_IMAGES" --arch "momentum_lm_$DATASET" \

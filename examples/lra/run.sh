@@ -76,7 +76,8 @@ model=$RUNS/$SIZE/$TASK/$ATTENTION-seed$SEED
 result=$RESULTS/$TASK/$ATTENTION-seed$SEED.json
 
 train() {
-    if grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$model/train.log"; then
+    keep_flags "$model" "$@"
+    if is_trained "$model"; then
         say "train: $model is trained, nothing to do"
         return
     fi
@@ -100,7 +101,8 @@ train() {
 score() {
     local checkpoint=$model/checkpoint_best.pt
     [[ -f $checkpoint ]] || die "$model: no checkpoint_best.pt in it; train it first"
-    if [[ $result -nt $checkpoint ]]; then
+    is_trained "$model" || say "score: $model hasn't had all of its $MAX_UPDATE updates"
+    if [[ $result -nt $checkpoint && $result -nt $model/checkpoint_last.pt ]]; then
         say "score: $result stands, nothing to do"
         return
     fi

@@ -57,13 +57,26 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
         assert picture.size == (2 * (8 * 30 + 2), 2 * (8 * 30 + 2))  # four rows of samples, four of completions
     second = run(*flags, **places)
     assert second.stdout.count("nothing to do") == 3
+    other = run(*flags, "--lr", 1, **places)
+    assert other.returncode != 0 and "adaptive-seed1 was trained with" in other.stderr and "'--valid-images' '7'" in other.stderr
+    assert run(**places).stdout.count("nothing to do") == 3
     assert script("plot_images.py", results).returncode == 0
     assert "| adaptive | 1 |" in (results / "table.md").read_text()
     checkpoint = runs / "mnist-tiny" / "adaptive-seed1" / "checkpoint_best.pt"
     long = script("generate_images.py", checkpoint, "--data", data, "--known", 785, "--out", tmp_path / "x.png", "--cpu")
     assert long.returncode == 1 and "--known 785: the prompt is longer than the image, which has 784 values" in long.stderr
     assert not (tmp_path / "x.png").exists()
+    many = script("generate_images.py", checkpoint, "--data", data, "--completions", 5, "--out", tmp_path / "x.png", "--cpu")
+    assert many.returncode == 1 and "--completions 5: the test set has 4 images" in many.stderr
+    lost = script("score_images.py", checkpoint, tmp_path / "none", "--out", tmp_path / "x.json", "--cpu")
+    assert lost.returncode == 1 and lost.stderr.startswith("error: ") and "none" in lost.stderr
     state = torch.load(checkpoint, weights_only=True)
+    state["cfg"]["dataset"]["batch_size"], state["cfg"]["dataset"]["max_tokens"] = None, 4096
+    torch.save(state, tmp_path / "tokens.pt")
+    scored = script("score_images.py", tmp_path / "tokens.pt", data, "--out", tmp_path / "tokens.json", "--cpu")
+    assert scored.returncode == 0, scored.stderr
+    by_tokens = json.loads((tmp_path / "tokens.json").read_text())
+    assert (by_tokens["batch_size"], by_tokens["max_tokens"]) == (None, 4096)
     state["cfg"]["task"] = {"_name": "copy", "symbols": 10, "tokens_per_sample": 64, "train_sequences": 5, "valid_sequences": 5}
     torch.save(state, tmp_path / "copy.pt")
     other = script("generate_images.py", tmp_path / "copy.pt", "--out", tmp_path / "x.png", "--cpu")
