@@ -1,6 +1,8 @@
 """Scores of whole translations by an autoregressive teacher, to rank the outputs of a length beam (Gu et al., ICLR 2018)."""
 
 from copy import copy, deepcopy
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,15 +32,23 @@ class TeacherScorer:
             FileNotFoundError: no such file.
             ValueError: a model that doesn't predict word after word, or one of other dictionaries.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--rescore-with {path}: no such checkpoint")
+        dictionaries = {task.cfg.source_lang: task.source_dictionary, task.cfg.target_lang: task.target_dictionary}
+        for language, dictionary in dictionaries.items():
+            own = Path(path).with_name(f"dict.{language}.txt")
+            if own.is_file() and type(dictionary).load(str(own)) != dictionary:
+                raise ValueError(f"--rescore-with {path}: its dictionaries are not those of this data: {own} is another one")
         task = copy(task)
         task.cfg = deepcopy(task.cfg)
         task.cfg.eval_bleu = False  # for its sake fairseq builds a generator around any model that it loads
         try:
             models, _ = checkpoint_utils.load_model_ensemble([path], task=task)
-        except OSError as error:
-            raise FileNotFoundError(f"--rescore-with {path}: no such checkpoint") from error
         except RuntimeError as error:
             raise ValueError(f"--rescore-with {path}: its dictionaries are not those of this data: {error}") from error
+        except (OSError, EOFError, KeyError, UnpicklingError) as error:
+            why = type(error).__name__
+            raise ValueError(f"--rescore-with {path}: not a checkpoint of fairseq that loads safely ({why})") from error
         if not hasattr(models[0], "decoder"):
             raise ValueError(f"--rescore-with {path}: {type(models[0]).__name__} doesn't predict word after word")
         return cls(models[0], task.target_dictionary)

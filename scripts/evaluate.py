@@ -17,7 +17,7 @@ from bootstrap import pack
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
 from run_record import hardware, run_record, training_record, write_json
-from scoring import Scorer, describe_data
+from scoring import Scorer, describe_data, prepared_settings
 from translating import Decoder, batches, decoders, speed
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
@@ -78,9 +78,25 @@ def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, F
     """The model as fairseq-generate would use it, its configuration and its task, on the data of this run."""
     data = {"data": str(options.data / "data-bin"), "eval_bleu": False}
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], arg_overrides=data)
+    check_data(options.checkpoint, cfg, options.data)
     model = models[0].to(device, DTYPES[options.dtype]).eval()
     model.prepare_for_inference_(cfg)
     return model, cfg, task
+
+
+def check_data(checkpoint: Path, cfg: Any, data: Path) -> None:
+    """End with a message where the data is of another direction, or has another dictionary, than what was trained on."""
+    settings = prepared_settings(data)
+    prepared, trained = (settings["SOURCE_LANG"], settings["TARGET_LANG"]), (cfg.task.source_lang, cfg.task.target_lang)
+    if prepared != trained:
+        raise SystemExit(f"error: {checkpoint} translates {'-'.join(trained)}, but {data} is prepared for {'-'.join(prepared)}")
+    for language in trained:
+        own, other = (folder / f"dict.{language}.txt" for folder in (checkpoint.parent, data / "data-bin"))
+        if own.is_file() and own.read_bytes() != other.read_bytes():
+            raise SystemExit(
+                f"error: {checkpoint}: was trained with another dictionary, {own}, than {other}; "
+                f"prepare the data with the checkpoint's (SRCDICT, CODES)"
+            )
 
 
 def measure_scores(
@@ -121,7 +137,7 @@ def measure_speeds(
     split = options.splits[-1]
     batched = batches(task, split, device, max_tokens=options.max_tokens)
     singles = batches(task, split, device, max_sentences=1)
-    singles = singles[:: max(1, len(singles) // options.speed_sentences)]
+    singles = singles[:: max(1, -(-len(singles) // options.speed_sentences))]
     speeds = []
     for way in (way for way in ways if way.lengths == ways[0].lengths):
         for name, samples in (("1", singles), (f"{options.max_tokens} tokens", batched)):

@@ -64,6 +64,18 @@ def test_a_scorer_without_a_length_beam_is_refused(teacher, dictionary):
         RefinementGenerator(dictionary, scorer=TeacherScorer(teacher, dictionary))
 
 
+def test_a_teacher_of_another_dictionary_and_a_damaged_one_are_refused(build_task, tmp_path):
+    task, path = build_task(), tmp_path / "teacher.pt"
+    path.write_bytes(b"no checkpoint")
+    task.target_dictionary.save(str(tmp_path / f"dict.{task.cfg.target_lang}.txt"))
+    with pytest.raises(ValueError, match=r"--rescore-with .*teacher.pt: not a checkpoint of fairseq that loads safely"):
+        TeacherScorer.load(str(path), task)
+    words = (tmp_path / f"dict.{task.cfg.target_lang}.txt").read_text().splitlines(keepends=True)
+    (tmp_path / f"dict.{task.cfg.target_lang}.txt").write_text("".join(reversed(words)))
+    with pytest.raises(ValueError, match=r"--rescore-with .*teacher.pt: its dictionaries are not those of this data"):
+        TeacherScorer.load(str(path), task)
+
+
 def test_a_missing_teacher_is_refused(build_task, tmp_path):
     task = build_task()
     with pytest.raises(FileNotFoundError, match="--rescore-with .*absent.pt: no such checkpoint"):

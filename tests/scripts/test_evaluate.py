@@ -1,6 +1,7 @@
 """evaluate.py on small models of random weights: refinement and autoregressive."""
 
 import json
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -95,6 +96,22 @@ def test_a_result_says_what_was_scored_how_and_on_what(nat, run, prepared):
     data = result["data"]
     assert (data["corpus"], data["substitute"], data["distilled"]) == ("numbers, a substitute", True, True)
     assert data["sets"]["test"]["sentences"] == 30 and data["sets"]["valid"]["name"] == "val"
+
+
+def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, tmp_path):
+    other = shutil.copytree(prepared, tmp_path / "other")
+    settings = (other / "settings.txt").read_text()
+    swapped = settings.replace("SOURCE_LANG=src", "SOURCE_LANG=tgt").replace("TARGET_LANG=tgt", "TARGET_LANG=src")
+    (other / "settings.txt").write_text(swapped)
+    with pytest.raises(SystemExit, match=r"checkpoint_best.pt translates src-tgt, but .*other is prepared for tgt-src"):
+        run(nat, data=other)
+    (other / "settings.txt").write_text(settings)
+    words = (other / "data-bin/dict.tgt.txt").read_text().splitlines(keepends=True)
+    beside = nat.with_name("dict.tgt.txt")
+    beside.write_text("".join(reversed(words)))
+    with pytest.raises(SystemExit, match=r"was trained with another dictionary, .*dict.tgt.txt, than .*dict.tgt.txt; prepare"):
+        run(nat, data=other)
+    beside.unlink()
 
 
 def test_the_kept_sentences_give_the_scores(nat, run):
