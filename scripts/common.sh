@@ -55,22 +55,30 @@ note_revision() {
     grep -qxFs "$revision" "$1/revision.txt" || printf '%s\n' "$revision" >>"$1/revision.txt"
 }
 
-# is_trained FOLDER: its log says that all MAX_UPDATE updates are done; going on from its checkpoint would make at least one more.
+# is_trained FOLDER: its last checkpoint has had MAX_UPDATE updates; going on from it would make at least one more.
 is_trained() {
-    grep -qs "num_updates: [0-9]* >= max_update: $MAX_UPDATE\$" "$1/train.log"
+    [[ -f $1/checkpoint_last.pt ]] || return 1
+    local updates
+    updates=$(python "$ROOT/scripts/updates_trained.py" "$1") || exit
+    ((updates >= MAX_UPDATE))
 }
 
-# keep_flags FOLDER [FLAG…]: FOLDER/flags.txt gets the flags that its training begins with. Others are refused from then on, since
-# they would change the training half-way, or nothing at all; none will do once it is done.
-keep_flags() {
-    local folder=$1 file=$1/flags.txt
-    shift
+# keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with. Others are
+# refused from then on, since they would change it half-way, or change nothing. Without any flag a finished training is left as it is.
+keep_settings() {
+    local folder=$1 file=$1/settings.txt settings=$2 difference
+    shift 2
+    settings+=$'\n'"flags ${*@Q}"
     mkdir -p "$folder" || die "can't make the folder $folder"
     if [[ ! -f $file || ! -f $folder/checkpoint_last.pt ]]; then
-        printf '%s\n' "${*@Q}" >"$file"
-    elif [[ ${*@Q} != "$(<"$file")" ]] && ! { (($# == 0)) && is_trained "$folder"; }; then
-        die "$folder was trained with the flags '$(<"$file")', not with '${*@Q}': give the same, name another folder, or remove this one"
+        printf '%s\n' "$settings" >"$file"
+        return
     fi
+    difference=$(diff "$file" <(printf '%s\n' "$settings") | grep '^[<>]') || true
+    if (($# == 0)) && ! grep -qv '^[<>] flags ' <<<"$difference" && is_trained "$folder"; then
+        difference=''
+    fi
+    [[ -z $difference ]] || die "$folder was trained with other settings (< then, > now); remove it or name another folder"$'\n'"$difference"
 }
 
 # download URL: what lies there, to standard output; gives up soon where there is no network.

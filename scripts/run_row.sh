@@ -68,14 +68,21 @@ esac
 case $PRESET in
     paper) scoring=() ;;
     published-code)
-        training+=(--denoising-probability 0 --length-loss-factor 0 --connection-ratio velocity)
+        training+=(--denoising-probability 0 --length-loss-factor 0 --connection-ratio velocity --oracle-length --collapse-repeats)
         scoring=(--lengths oracle --collapse-repeats)
         ;;
     *) die "PRESET=$PRESET: must be paper or published-code" ;;
 esac
 
+# What the training depends on beside its flags, one a line.
+describe_training() {
+    local name
+    printf 'data %s\n' "$(cat "$DATA"/data-bin/dict.*.txt "$DATA"/data-bin/train.*.idx | cksum)"
+    for name in ROW SIZE PRESET SEED LR WARMUP MAX_TOKENS TOTAL_TOKENS PRECISION; do printf '%s=%s\n' "$name" "${!name:-}"; done
+}
+
 train() {
-    keep_flags "$MODEL" "$@"
+    keep_settings "$MODEL" "$(describe_training)" "$@"
     if is_trained "$MODEL"; then
         say "train: $MODEL is trained, nothing to do"
         return
@@ -113,12 +120,16 @@ evaluate() {
     fi
     scoring+=(--length-beam "$LENGTH_BEAM")
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
-    if [[ $RESULT -nt $checkpoint ]]; then
+    local settings file
+    settings="DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
+    file=$MODEL/$(basename "$RESULT").settings
+    if [[ $RESULT -nt $checkpoint && (! -f $file || $(<"$file") == "$settings") ]]; then
         say "evaluate: $RESULT stands, nothing to do"
         return
     fi
     CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$name" --dtype "$DTYPE" \
         --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
+    printf '%s\n' "$settings" >"$file"
 }
 
 export DATA

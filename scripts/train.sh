@@ -147,6 +147,10 @@ share_batch
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
 # Of several machines the first has OUT; the others write nothing but their workers' logs.
 ((NODE_RANK > 0)) || claim_out
+if [[ " $* " != *" --max-update "* ]] && is_trained "$OUT"; then
+    say "train: $OUT is trained, nothing to do"
+    exit
+fi
 
 arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task "$TASK" --arch "$ARCH" --criterion "$CRITERION"
     --optimizer adam --adam-betas "(0.9, 0.98)" --lr "$LR" --lr-scheduler inverse_sqrt --warmup-updates "$WARMUP"

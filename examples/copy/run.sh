@@ -63,7 +63,7 @@ device=(--num-workers 2)
 train() {
     local method=$1 seed=$2 out=$RUNS/$SIZE/$1-seed$2 kind
     shift 2
-    keep_flags "$out" "$@"
+    keep_settings "$out" "LR_DROP=$LR_DROP" "$@"
     if is_trained "$out"; then
         say "copy: $out is trained, nothing to do"
         return

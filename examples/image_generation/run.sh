@@ -72,7 +72,7 @@ result=$RESULTS/$name.json
 picture=$RESULTS/$name.png
 
 train() {
-    keep_flags "$model" "$@"
+    keep_settings "$model" "BATCH_SIZE=$BATCH_SIZE" "$@"
     if is_trained "$model"; then
         say "images: $model is trained, nothing to do"
         return

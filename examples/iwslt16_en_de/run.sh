@@ -68,11 +68,11 @@ prepare() {
         *) die "CORPUS=$CORPUS: must be iwslt16, ted_mix or multi30k" ;;
     esac
 }
-[[ -d $prepared/data-bin ]] || prepare
+[[ -d $prepared/data-bin && -z $DATA ]] || prepare
 data=$prepared
 if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) || ($RESCORE == 1 && ! -d $distilled/teacher) ]]; then
     # The teacher is the same for all seeds.
-    DATA=$prepared OUT=$distilled STUDENT=0 SEED=1 bash "$ROOT/scripts/distill.sh"
+    DATA=$prepared OUT=$distilled STUDENT=0 bash "$ROOT/scripts/distill.sh"
 fi
 if [[ $ROW == teacher ]]; then
     DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate AVERAGE=0 LENGTH_BEAM=1 \

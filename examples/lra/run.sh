@@ -76,7 +76,7 @@ model=$RUNS/$SIZE/$TASK/$ATTENTION-seed$SEED
 result=$RESULTS/$TASK/$ATTENTION-seed$SEED.json
 
 train() {
-    keep_flags "$model" "$@"
+    keep_settings "$model" "BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION" "$@"
     if is_trained "$model"; then
         say "train: $model is trained, nothing to do"
         return

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import hours_trained  # noqa: E402
+import updates_trained  # noqa: E402
 
 
 def run(script: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
@@ -53,6 +54,16 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     assert result["data"]["corpus"] == "Multi30k" and not result["data"]["distilled"]
     assert len(result["training_revisions"]) == 1
     assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
+    model = tmp_path / "runs" / "multi30k" / "tiny-published-code-raw-adaptive-seed3"
+    command = (model / "command.txt").read_text(encoding="utf-8")
+    assert "--oracle-length" in command and "--collapse-repeats" in command  # the best one is chosen as it is scored
+    for change, said in (({"LR": 1}, "> LR=1"), ({"DATA": "none"}, "none")):
+        refused = run(row, *kept, **{**settings, **places, **short, **change})
+        assert refused.returncode != 0 and said in refused.stderr, refused.stderr
+    refused = run(row, "--dropout", 0.5, **settings, **places, **short)
+    assert "was trained with other settings" in refused.stderr and "> flags '--dropout' '0.5'" in refused.stderr
+    rescored = run(row, **settings, **places, **{**short, "SCORE_FLAGS": "--splits test --steps 3"})
+    assert "is trained, nothing to do" in rescored.stdout and "steps 3" in rescored.stdout
     averaged = run(row, **settings, **places, **short, AVERAGE=2, LENGTH_BEAM=3)
     assert averaged.returncode == 0, averaged.stdout + averaged.stderr
     file = tmp_path / "results" / "published-code-raw-adaptive-seed3-average2-beam3.json"
@@ -94,6 +105,14 @@ def test_the_time_of_a_damaged_checkpoint_is_refused_by_its_name(tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["hours_trained.py", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"checkpoint_last.pt: not a checkpoint of fairseq that loads safely"):
         hours_trained.main()
+
+
+def test_the_updates_of_a_training_are_those_of_its_last_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["updates_trained.py", str(tmp_path)])
+    updates_trained.main()
+    torch.save({"cfg": {}, "optimizer_history": [{"num_updates": 3}, {"num_updates": 7}]}, tmp_path / "checkpoint_last.pt")
+    updates_trained.main()
+    assert capsys.readouterr().out.split() == ["0", "7"]
 
 
 SESSION = """

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 Train = Callable[..., subprocess.CompletedProcess]
@@ -194,10 +195,18 @@ def test_a_bad_setting_is_refused_by_name_and_value(train, tmp_path, variables, 
 
 def test_a_folder_trained_with_another_dictionary_is_refused(train, tmp_path):
     assert train().returncode == 0
-    (tmp_path / "out" / "checkpoint_last.pt").touch()
+    torch.save({"cfg": {}, "optimizer_history": [{"num_updates": 3}]}, tmp_path / "out" / "checkpoint_last.pt")
     assert train().returncode == 0
     (tmp_path / "prepared" / "data-bin" / "dict.de.txt").write_text("b 1\n")
     assert "was trained with another dict.de.txt than DATA=" in train().stderr
+
+
+def test_a_training_that_has_had_its_updates_is_left_as_it_is(train, tmp_path):
+    (tmp_path / "out").mkdir()
+    torch.save({"cfg": {}, "optimizer_history": [{"num_updates": 3}]}, tmp_path / "out" / "checkpoint_last.pt")
+    done, more = train(MAX_UPDATE=3), train(MAX_UPDATE=4)
+    assert "is trained, nothing to do" in done.stdout and done.returncode == 0
+    assert "nothing to do" not in more.stdout and more.returncode == 0, more.stderr
 
 
 def test_the_worker_that_fails_is_named_and_the_others_are_stopped(train, tmp_path):
