@@ -10,12 +10,13 @@
 #                     dictionary is joined)
 # TEACHER_MAX_UPDATE, TEACHER_MAX_TOKENS, TEACHER_TOTAL_TOKENS, TEACHER_LR, TEACHER_WARMUP, TEACHER_VALIDATE_EVERY
 #                     as train.sh's, for the teacher (6000, 4096, none, 1e-3, 1000, 500); the best BLEU in validation teaches
+# TEACHER_SEED        its seed, whatever the student's (1)
 # BEAM, LENPEN        beam (4), and exponent of the length that scores are divided by (1)
 # SHARDS              parts in which the training set is translated; a kill loses one a worker (10)
 # WORKERS             processes that translate side by side (1); on GPUs, one or more on each
 # DECODE_TOKENS       source tokens a batch when translating (4096); the translation doesn't depend on it
 # STUDENT             0 ends when OUT/data stands: train.sh trains students on it (1)
-# All of train.sh's variables are the student's; DEVICE, GPUS, PROCESSES, PRECISION and SEED also the teacher's.
+# All of train.sh's variables are the student's; DEVICE, GPUS, PROCESSES and PRECISION also the teacher's.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 
@@ -25,6 +26,7 @@ TEACHER=${TEACHER:-}
 TEACHER_ARCH=${TEACHER_ARCH:-momentum_transformer_multi30k}
 TEACHER_MAX_UPDATE=${TEACHER_MAX_UPDATE:-6000}
 TEACHER_MAX_TOKENS=${TEACHER_MAX_TOKENS:-4096}
+TEACHER_SEED=${TEACHER_SEED:-1}
 TEACHER_TOTAL_TOKENS=${TEACHER_TOTAL_TOKENS:-}
 TEACHER_LR=${TEACHER_LR:-1e-3}
 TEACHER_WARMUP=${TEACHER_WARMUP:-1000}
@@ -62,13 +64,14 @@ check_settings() {
 # All that OUT/data depends on, one a line.
 describe_settings() {
     local name
-    for name in "bpe/train.$source_lang" "bpe/train.$target_lang" "data-bin/dict.$source_lang.txt" "data-bin/dict.$target_lang.txt"; do
-        printf 'sha256 %s=%s\n' "$name" "$(checksum "$DATA/$name")"
+    for name in "$DATA"/bpe/* "$DATA"/data-bin/dict.*.txt "$DATA"/ref.* "$DATA/codes"; do
+        printf 'sha256 %s=%s\n' "${name#"$DATA"/}" "$(checksum "$name")"
     done
     if [[ -n $TEACHER ]]; then
         printf 'sha256 TEACHER=%s\n' "$(checksum "$TEACHER")"
     else
-        for name in TEACHER_ARCH TEACHER_FLAGS TEACHER_MAX_UPDATE TEACHER_MAX_TOKENS TEACHER_TOTAL_TOKENS TEACHER_LR TEACHER_WARMUP; do
+        for name in TEACHER_ARCH TEACHER_FLAGS TEACHER_MAX_UPDATE TEACHER_MAX_TOKENS TEACHER_TOTAL_TOKENS TEACHER_LR TEACHER_WARMUP \
+            TEACHER_VALIDATE_EVERY TEACHER_SEED; do
             printf '%s=%s\n' "$name" "${!name}"
         done
     fi
@@ -96,7 +99,7 @@ train_teacher() {
     local folder=$OUT/teacher
     DATA=$DATA OUT=$folder TASK=translation ARCH=$TEACHER_ARCH CRITERION='' MAX_UPDATE=$TEACHER_MAX_UPDATE \
         MAX_TOKENS=$TEACHER_MAX_TOKENS TOTAL_TOKENS=$TEACHER_TOTAL_TOKENS LR=$TEACHER_LR WARMUP=$TEACHER_WARMUP \
-        VALIDATE_EVERY=$TEACHER_VALIDATE_EVERY bash "$ROOT/scripts/train.sh" "${teacher_flags[@]}" ||
+        VALIDATE_EVERY=$TEACHER_VALIDATE_EVERY SEED=$TEACHER_SEED bash "$ROOT/scripts/train.sh" "${teacher_flags[@]}" ||
         die "the teacher's training failed (see above); the same command goes on"
     [[ -f $OUT/teacher/checkpoint_best.pt ]] || die "the teacher's training left no checkpoint_best.pt: validate before it ends"
     touch "$OUT/teacher/trained"

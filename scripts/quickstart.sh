@@ -72,6 +72,7 @@ if [[ ! -f $model/trained ]]; then
         tail -n 5 "$model.log" >&2
         die "the training failed; its whole log is $model.log"
     fi
+    rm -rf "$OUT/scores.json" "$OUT/translation"
     touch "$model/trained"
 fi
 
