@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 from collections import Counter
+from itertools import compress
 from pathlib import Path
 
 from parallel_text import SPLITS, InputError, Report, read_lines, read_report, run, write_lines, write_report
@@ -80,6 +81,26 @@ def known_units(train: dict[str, list[str]], codes: str, options: argparse.Names
     return dict.fromkeys(units, set.union(*shared))
 
 
+def encode_train(
+    text: dict[str, list[str]], codes: str, options: argparse.Namespace
+) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
+    """The training pairs in sub-words, without those longer than fairseq's models take, and the units then known.
+
+    Raises:
+        InputError: no pair is left.
+    """
+    units = known_units(text, codes, options)
+    train = {language: encode(lines, BPE(io.StringIO(codes), vocab=units[language])) for language, lines in text.items()}
+    fits = [max(line.count(" ") for line in pair) < MAX_SUBWORDS for pair in zip(*train.values(), strict=True)]
+    if all(fits):
+        return train, units
+    if not any(fits):
+        raise InputError(f"training text: no pair is left, each of {len(fits):,} has more than {MAX_SUBWORDS:,} sub-words")
+    # fairseq makes its dictionary of the pairs kept: what only the others have is unknown.
+    units = known_units({language: list(compress(lines, fits)) for language, lines in text.items()}, codes, options)
+    return {language: list(compress(lines, fits)) for language, lines in train.items()}, units
+
+
 def count_unknown(lines: list[str], units: set[str]) -> Report:
     """Counts sub-words and those that will be read as <unk>; names the most frequent of these."""
     counts = Counter(unit for line in lines for unit in line.split(" "))
@@ -92,32 +113,39 @@ def count_unknown(lines: list[str], units: set[str]) -> Report:
 def encode_corpus(options: argparse.Namespace) -> None:
     """Writes `codes`, `<split>.<language>` in sub-words, and `report.json` with the rate of <unk> in each file.
 
+    A training pair longer than fairseq's models take is dropped and counted.
+
     Raises:
-        InputError: a validation or test line is longer than fairseq's models take.
+        InputError: a validation or test line is that long, or every training pair.
     """
     languages = (options.source_lang, options.target_lang)
     report = read_report(options.tokenised / "report.json")
     text = {s: {language: read_lines(options.tokenised / f"{s}.{language}") for language in languages} for s in SPLITS}
     both = [line for language in languages for line in text["train"][language]]
     codes = read_codes(options.codes) if options.codes else learn_codes(both, options.operations)
-    units = known_units(text["train"], codes, options)
+    train, units = encode_train(text["train"], codes, options)
     options.out.mkdir(parents=True, exist_ok=True)
     for language in languages:
         bpe = BPE(io.StringIO(codes), vocab=units[language])
         for split in SPLITS:
-            lines = encode(text[split][language], bpe)
+            lines = train[language] if split == "train" else encode(text[split][language], bpe)
             too_long = [number for number, line in enumerate(lines, 1) if line.count(" ") >= MAX_SUBWORDS]
-            if too_long and split != "train":
+            if too_long:
                 where = f"{getattr(options, split)}.{language}:{too_long[0]}"
                 length = lines[too_long[0] - 1].count(" ") + 1
                 raise InputError(f"{where}: {length:,} sub-words, more than {MAX_SUBWORDS:,}; split or remove the pair")
             write_lines(options.out / f"{split}.{language}", lines)
             report[split][language] = count_unknown(lines, units[language])
     (options.out / "codes").write_text(codes, encoding="utf-8", newline="\n")
+    lines_in, lines_out = report["train"]["lines_out"], len(train[options.source_lang])
+    report["train"]["lines_out"] = lines_out
+    report["train"]["dropped"]["too_many_subwords"] = lines_in - lines_out
     write_report(options.out / "report.json", report)
     for split in SPLITS:
         rates = (f"{language} {report[split][language]['unk_rate']:.3%}" for language in languages)
-        lines = f"{len(text[split][options.source_lang]):,} lines in and out"
+        lines = f"{report[split]['lines_out']:,} lines in and out"
+        if split == "train":
+            lines = f"{lines_in:,} lines in, {lines_out:,} out, dropped because too many sub-words {lines_in - lines_out:,}"
         print(f"{split}: {lines}, unknown sub-words (<unk>) {', '.join(rates)}")
 
 

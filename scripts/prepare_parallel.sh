@@ -8,7 +8,8 @@
 # BPE_OPERATIONS            merges to learn (4000); CODES=FILE takes given ones instead
 # JOINED_DICTIONARY         1: one dictionary for both languages (1)
 # SRCDICT, TGTDICT          given fairseq dictionaries (none; one of them where joined)
-# MAX_LENGTH, MAX_RATIO     training pairs with more tokens, or more tokens of one side per token of the other, go (175, 3)
+# MAX_LENGTH, MAX_RATIO     training pairs with more tokens, or more tokens of one side per token of the other, go (175, 3);
+#                           so do those of more than 1,022 sub-words, the most that fairseq's models take
 # NORMALIZE                 1: normalise punctuation as Moses does, in all text but the references (0)
 # LOWERCASE, TOKENIZED      1: lower-case the text (0), the files are tokenised already (0)
 # CORPUS                    what this text is, in a line, to be said with every result (none)

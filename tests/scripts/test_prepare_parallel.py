@@ -13,6 +13,11 @@ import pytest
 
 from tests.scripts.parallel_corpus import SPLITS, Corpus, checksums
 
+# Words of as many sub-words as characters, since no two of these stand together twice; only the first begins with YI[:2].
+YI = "".join(map(chr, range(0xA000, 0xA48D)))
+TOO_MANY = YI[:1023]
+JUST_ENOUGH = YI[:-1023:-1]
+
 
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
@@ -30,7 +35,12 @@ def prepared(tmp_path_factory) -> Corpus:
     corpus.set_line("train", "de", 6, "x" * 5_000)
     corpus.set_line("train", "en", 7, "One word and many more than there are in its translation, far more.")
     corpus.set_line("train", "de", 7, "Ein")
+    corpus.set_line("train", "en", 9, "Too many signs")
+    corpus.set_line("train", "de", 9, TOO_MANY)
+    corpus.set_line("train", "en", 10, JUST_ENOUGH)
+    corpus.set_line("train", "de", 10, "So many signs")
     corpus.set_line("train", "en", 8, "A line\u2028in two\x85or\x0cthree\rparts.\r")
+    corpus.set_line("valid", "de", 3, YI[:2])
     corpus.set_line("valid", "de", 2, 'Der Hund\u2028sieht ☃ und den "&".')
     corpus.set_line("test", "en", 1, "Known.\r")
     result = corpus.prepare()
@@ -40,10 +50,29 @@ def prepared(tmp_path_factory) -> Corpus:
 
 
 def test_training_lines_that_teach_nothing_are_dropped_and_counted(prepared):
-    expected = {"lines_in": 60, "lines_out": 55, "dropped": {"empty": 2, "too_long": 2, "ratio": 1}}
+    dropped = {"empty": 2, "too_long": 2, "ratio": 1, "too_many_subwords": 1}
+    expected = {"lines_in": 60, "lines_out": 54, "dropped": dropped}
     train = prepared.report()["train"]
     assert {name: train[name] for name in expected} == expected
     assert "train: 60 lines in, 55 out, dropped because empty 2, too long 2, ratio 1" in prepared.output
+    assert "train: 55 lines in, 54 out, dropped because too many sub-words 1" in prepared.output
+    assert "train: 54 lines in, 54 sentences out" in prepared.output
+
+
+def test_of_both_languages_the_pair_goes_that_has_more_sub_words_than_positions(prepared):
+    for language, unwanted in (("en", "Too many signs"), ("de", TOO_MANY)):
+        tokens, subwords = (
+            (prepared.out / f"{folder}/train.{language}").read_text(encoding="utf-8").split("\n")[:-1]
+            for folder in ("tokenised", "bpe")
+        )
+        tokens.remove(unwanted)
+        assert [line.replace("@@ ", "") for line in subwords] == tokens
+    assert " ".join(JUST_ENOUGH).replace(" ", "@@ ") in (prepared.out / "bpe/train.en").read_text(encoding="utf-8")
+
+
+def test_what_only_dropped_pairs_have_is_unknown(prepared):
+    examples = prepared.report()["valid"]["de"]["unk_examples"]
+    assert {YI[0] + "@@", YI[1]} <= set(examples)
 
 
 def test_validation_and_test_lose_no_sentence(prepared):

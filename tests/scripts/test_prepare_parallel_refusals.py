@@ -52,6 +52,12 @@ def test_a_corpus_of_which_nothing_is_left_is_refused_with_the_reasons(corpus):
     assert_refused(corpus, "no pair is left", "empty 60")
 
 
+def test_a_corpus_of_which_no_pair_fits_into_the_positions_is_refused(corpus):
+    for language in ("en", "de"):
+        corpus.write("train", language, ["ab " * 1023] * 60)
+    assert_refused(corpus, "no pair is left, each of 60 has more than 1,022 sub-words", MAX_LENGTH="2000")
+
+
 @pytest.mark.parametrize("name", ["SRCDICT", "TGTDICT", "CODES"])
 def test_a_missing_dictionary_or_codes_file_is_refused_by_name(corpus, name, tmp_path):
     assert_refused(corpus, f"{name}={tmp_path / 'missing'}", "no such file", **{name: str(tmp_path / "missing")})
