@@ -14,6 +14,8 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 # The characters at which some reader of text files ends a line; a line feed can't occur inside a line.
 LINE_BREAKS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 CONTROL_CHARACTERS = dict.fromkeys(range(32))
+# fairseq's ids 0 to 2. BPE may leave one whole at a word's end; Moses escapes its angles, tokenised text comes as it is.
+CONTROL_SYMBOL = re.compile("(<s>|<pad>|</s>)(?: |$)")
 # A "word" that long (a URL, base64) becomes hundreds of sub-words, which a limit on words alone doesn't see.
 CHARACTERS_PER_WORD = 20
 
@@ -52,6 +54,18 @@ def tokenize_all(lines: list[str], language: str, options: argparse.Namespace) -
         return [tokenize(*job) for job in jobs]
     with Pool(options.workers) as pool:
         return pool.starmap(tokenize, jobs, chunksize=1000)
+
+
+def refuse_control_symbols(place: str, lines: list[str]) -> None:
+    """Checks that no word is, or ends in, a symbol that fairseq reads as a sentence's beginning, end or padding.
+
+    Raises:
+        InputError: one is.
+    """
+    for number, line in enumerate(lines, start=1):
+        if found := CONTROL_SYMBOL.search(line):
+            escaped = found[1].replace("<", "&lt;").replace(">", "&gt;")
+            raise InputError(f"{place}:{number}: {found[1]} is a control symbol of fairseq's; remove it or write {escaped}")
 
 
 def reason_to_drop(source: str, target: str, max_length: int, max_ratio: float) -> str | None:
@@ -100,6 +114,8 @@ def clean(options: argparse.Namespace) -> None:
     for split in reversed(SPLITS):
         sides = zip(raw[split], languages, strict=True)
         tokenized = [tokenize_all(lines, language, options) for lines, language in sides]
+        for language, lines in zip(languages, tokenized, strict=True):
+            refuse_control_symbols(f"{options.data / getattr(options, split)}.{language}", lines)
         pairs = list(zip(*tokenized, strict=True))
         if split == "train":
             kept, dropped = clean_train(pairs, options)

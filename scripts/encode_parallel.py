@@ -102,9 +102,9 @@ def encode_train(
 
 
 def count_unknown(lines: list[str], units: set[str]) -> Report:
-    """Counts sub-words and those that will be read as <unk>; names the most frequent of these."""
+    """Counts sub-words and those that will be read as <unk>, which a literal `<unk>` is; names the most frequent of these."""
     counts = Counter(unit for line in lines for unit in line.split(" "))
-    unknown = Counter({unit: count for unit, count in counts.items() if unit not in units})
+    unknown = Counter({unit: count for unit, count in counts.items() if unit not in units or unit == "<unk>"})
     total = counts.total()
     examples = [unit for unit, _ in unknown.most_common(10)]
     return {"subwords": total, "unk": unknown.total(), "unk_rate": unknown.total() / total, "unk_examples": examples}

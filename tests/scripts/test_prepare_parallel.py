@@ -42,6 +42,7 @@ def prepared(tmp_path_factory) -> Corpus:
     corpus.set_line("train", "en", 8, "A line\u2028in two\x85or\x0cthree\rparts.\r")
     corpus.set_line("valid", "de", 3, YI[:2])
     corpus.set_line("valid", "de", 2, 'Der Hund\u2028sieht ☃ und den "&".')
+    corpus.set_line("test", "en", 2, "<s> </s>")
     corpus.set_line("test", "en", 1, "Known.\r")
     result = corpus.prepare()
     assert result.returncode == 0, result.stderr
@@ -93,6 +94,21 @@ def test_references_are_the_raw_text_one_line_a_sentence_under_any_reader(prepar
     assert len(references) == 10
     assert references[1] == 'Der Hund sieht ☃ und den "&".'
     assert (prepared.out / "ref.test.en").read_text(encoding="utf-8").splitlines()[0] == "Known."
+
+
+def test_control_symbols_in_raw_text_are_escaped(prepared):
+    assert (prepared.out / "tokenised/test.en").read_text().split("\n")[1] == "&lt; s &gt; &lt; / s &gt;"
+
+
+def test_a_literal_unk_in_tokenised_text_is_counted_as_unk(corpus):
+    from fairseq.data import Dictionary, data_utils
+
+    corpus.write("train", "en", [line + " <unk>" for line in corpus.lines("train", "en")])
+    result = corpus.prepare(TOKENIZED="1")
+    assert result.returncode == 0, result.stderr
+    dictionary = Dictionary.load(str(corpus.out / "data-bin/dict.en.txt"))
+    dataset = data_utils.load_indexed_dataset(str(corpus.out / "data-bin/train.en-de.en"), dictionary)
+    assert sum((line == dictionary.unk()).sum() for line in dataset) == corpus.report()["train"]["en"]["unk"] == 60
 
 
 def test_an_unknown_character_is_counted_as_unk(prepared):

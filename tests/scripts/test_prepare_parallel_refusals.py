@@ -29,6 +29,20 @@ def test_a_line_of_ten_thousand_tokens_in_test_is_refused_by_line(corpus):
     assert_refused(corpus, "test.en:3", "sub-words")
 
 
+@pytest.mark.parametrize(
+    ("split", "line", "symbol", "escaped", "lowercase"),
+    [
+        ("train", "<s> Der Hund", "<s>", "&lt;s&gt;", "0"),
+        ("valid", "Der Hund.</s>", "</s>", "&lt;/s&gt;", "0"),
+        ("test", "Der <PAD> Hund", "<pad>", "&lt;pad&gt;", "1"),
+    ],
+)
+def test_a_control_symbol_in_tokenised_text_is_refused_by_file_and_line(corpus, split, line, symbol, escaped, lowercase):
+    corpus.set_line(split, "de", 4, line)
+    message = f"{split}.de:4: {symbol} is a control symbol of fairseq's; remove it or write {escaped}"
+    assert_refused(corpus, message, TOKENIZED="1", LOWERCASE=lowercase)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_invalid_utf8_is_refused_by_file_and_line(corpus, split):
     lines = corpus.path(split, "de").read_bytes().split(b"\n")
