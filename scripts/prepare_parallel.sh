@@ -44,6 +44,11 @@ WORKERS=${WORKERS:-2}
 check_settings() {
     [[ -n $DATA ]] || die "DATA is not set: name the folder of the raw files"
     [[ -n $OUT ]] || die "OUT is not set: name the folder to write to"
+    local name
+    for name in SOURCE_LANG TARGET_LANG; do
+        [[ ${!name} =~ ^[A-Za-z0-9][A-Za-z0-9_-]*$ ]] ||
+            die "$name=${!name}: must be letters, digits, - and _, such as en; rename the files to end in it"
+    done
     [[ $SOURCE_LANG != "$TARGET_LANG" ]] || die "SOURCE_LANG and TARGET_LANG are both $SOURCE_LANG"
     require_count BPE_OPERATIONS
     require_count MAX_LENGTH
@@ -58,7 +63,6 @@ check_settings() {
     if [[ $JOINED_DICTIONARY == 1 && -n $SRCDICT && -n $TGTDICT ]]; then
         die "JOINED_DICTIONARY=1 takes one dictionary: set SRCDICT or TGTDICT, or JOINED_DICTIONARY=0"
     fi
-    local name
     for name in DATA CODES SRCDICT TGTDICT; do
         if [[ -n ${!name} ]]; then
             [[ -r ${!name} ]] || die "$name=${!name}: no such file or folder"
