@@ -64,7 +64,7 @@ class CausalDecoder(FairseqIncrementalDecoder):
         self.words = JointLinear(output_projection)
         self.max_target_positions = max_target_positions
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(
             CausalDecoderLayer(options.at_layer(i, num_layers), cross_attention=cross_attention) for i in range(num_layers)
         )

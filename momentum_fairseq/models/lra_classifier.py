@@ -52,7 +52,7 @@ class LraClassifierModel(OptionsInCheckpoint, BaseFairseqModel):
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         nn.init.zeros_(self.embedding.weight[PAD])
         self.positions = LearnedPositions(self.max_length, cfg.embed_dim, EMBEDDING_STD)
-        self.dropout = Dropout(cfg.dropout)
+        self.dropout = Dropout(cfg.dropout, type(self).__name__)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, cfg.layers)) for i in range(cfg.layers))
         self.layer_norm = nn.LayerNorm(cfg.embed_dim) if cfg.normalize_before else nn.Identity()
         features = cfg.embed_dim * (1 if towers == 1 else 4)

@@ -42,7 +42,7 @@ class NatDecoder(nn.Module):
     def __init__(self, num_layers: int, options: LayerOptions, positions: SinusoidalPositions) -> None:
         super().__init__()
         self.positions = positions
-        self.dropout = Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(DecoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:

@@ -68,7 +68,7 @@ class NatEncoder(nn.Module):
         super().__init__()
         self.embedding, self.positions, self.eos = embedding, positions, eos
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
 
     def forward(self, src_tokens: Tensor) -> EncoderOutput:

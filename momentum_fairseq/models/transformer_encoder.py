@@ -44,7 +44,7 @@ class TransformerEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.embedding, self.positions, self.max_source_positions = embedding, positions, max_source_positions
         self.scale = math.sqrt(options.embed_dim)
-        self.dropout = Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
         self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 

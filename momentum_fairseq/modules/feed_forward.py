@@ -30,7 +30,7 @@ class ResidualFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.ffn = two_layers(embed_dim, hidden_dim, activation)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, type(self).__name__)
         self.layer_norm = nn.LayerNorm(embed_dim)
         self.normalize_before = normalize_before
 

@@ -76,7 +76,7 @@ class Layer(nn.Module):
     def __init__(self, options: LayerOptions) -> None:
         super().__init__()
         self.options = options
-        self.dropout = Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout, type(self).__name__)
         self.connection = build_connection(options.connection)
         self.feed_forward = lookup(FEED_FORWARDS, options.feed_forward, "feed-forward")(
             options.embed_dim,

@@ -61,3 +61,17 @@ def test_a_beam_of_one_takes_the_best_word_at_each_step(build, dictionary):
         if best.item() == EOS:
             break
     assert search(model, dictionary, source, beam=1)[0][0][0] == tokens[0, 1:].tolist()
+
+
+@pytest.mark.parametrize("feed_forward", ["residual", "highway"])
+def test_dropout_is_retained_in_the_layers_asked_for_step_by_step_too(build, dictionary, feed_forward):
+    """All classes that drop, then each alone."""
+    model, source = build(dropout=0.5, feed_forward=feed_forward), pad(sources(5, 9), 12, left=True)
+    plain = search(model, dictionary, source)
+    assert_same_hypotheses(search(model, dictionary, source), plain)
+    classes = [type(module).__name__ for module in model.modules() if hasattr(module, "dropout")]
+    for kept in (None, *dict.fromkeys(classes)):
+        retained = build(dropout=0.5, feed_forward=feed_forward)
+        retained.make_generation_fast_(retain_dropout=True, retain_dropout_modules=kept)
+        drawn = [search(retained, dictionary, source, by_steps=steps) for steps in (True, True, False)]
+        assert drawn[0] != drawn[1] and plain not in drawn

@@ -70,6 +70,18 @@ def test_nothing_is_dropped_or_drawn_outside_training():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(
+    ("modules", "retained"), [(None, True), ("Layer", False), ("Encoder,EncoderLayer", True), (["EncoderLayer"], True)]
+)
+def test_dropout_is_retained_in_evaluation_where_asked_for(modules, retained):
+    layer, x = Dropout(0.5, "EncoderLayer").eval(), torch.ones(1000)
+    layer.make_generation_fast_(name="encoder.dropout", retain_dropout=True, retain_dropout_modules=modules)
+    out = layer(x)
+    assert out.eq(0).any() == retained and out.eq(2).any() == retained
+    layer.make_generation_fast_(name="encoder.dropout")
+    assert layer(x) is x
+
+
 def test_a_probability_that_is_none_is_refused():
     with pytest.raises(ValueError, match="dropout probability"):
         Dropout(1.5)

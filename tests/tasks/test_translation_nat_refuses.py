@@ -45,6 +45,7 @@ def test_nor_does_it_decode(build_task):
     [
         *(("lenpen", 2.0), ("unkpen", 1.0), ("sampling", True), ("temperature", 0.5), ("max_len_a", 1.0), ("min_len", 5)),
         *(("no_repeat_ngram_size", 2), ("constraints", "ordered"), ("iter_decode_eos_penalty", 1.0), ("score_reference", True)),
+        ("retain_dropout", True),
     ],
 )
 def test_an_option_of_beam_search_is_refused_by_its_flag(build_task, option, value):
