@@ -92,8 +92,8 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
-        tgt_tokens: Tensor,
-        step_inputs: list[Tensor | None],
+        tgt_tokens: Tensor | None = None,
+        step_inputs: list[Tensor | None] | None = None,
         most_logits: int | None = None,
     ) -> dict[str, Any]:
         """All the predictions that the training loss sums.
@@ -111,7 +111,12 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
             `predictions`: their best words, int64 `[R]` each; `targets`: int64 `[R]`;
             `length_logits` `[B,2·offset+1]`, `length_targets` int64 `[B]`;
             `momentum`: name → mean adaptive β̃, a scalar, for the layers of an adaptive model.
+
+        Raises:
+            ValueError: no target or no steps, as from the criterion of another model.
         """
+        if tgt_tokens is None or step_inputs is None:
+            raise ValueError("momentum_nat needs --criterion nat_refinement_loss, which gives it the target and its steps")
         source = self.encoder(src_tokens)
         padding_mask = tgt_tokens.eq(self.padding_idx)
         real = (~padding_mask).flatten().nonzero().squeeze(1)

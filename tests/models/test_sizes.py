@@ -1,6 +1,8 @@
 """Sizes of models that make no model: refused by their flags."""
 
 import pytest
+import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
@@ -27,3 +29,10 @@ def test_a_negative_length_offset_is_refused(build_model):
 def test_the_loss_names_the_task_that_it_needs(build_model):
     with pytest.raises(ValueError, match="nat_refinement_loss needs --task translation_nat"):
         NatRefinementLoss(None, 1.0)(build_model(), {"net_input": {}, "target": None, "ntokens": 1})
+
+
+def test_the_model_names_the_loss_that_it_needs(build_model, build_task):
+    source = torch.tensor([[5, 6, 2]])
+    sample = {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([3])}, "target": source[:, :2], "ntokens": 2}
+    with pytest.raises(ValueError, match="momentum_nat needs --criterion nat_refinement_loss"):
+        CrossEntropyCriterion(build_task(), sentence_avg=False)(build_model(), sample)
