@@ -37,10 +37,15 @@ class LengthPredictor(nn.Module):
     def lengths(self, logits: Tensor, source_lengths: Tensor, beam: int = 1, *, max_length: int) -> Tensor:
         """The `beam` most probable lengths, best first, each in [1, max_length]: int64 `[B, beam]`.
 
+        Of the offsets that are clamped to one length the most probable stands for it. Lengths differ; a sentence that has fewer
+        of them than `beam` gets some more than once, behind all others.
+
         Raises:
             ValueError: a beam of more lengths than there are classes.
         """
         if beam > logits.shape[1]:
             raise ValueError(f"--iter-decode-with-beam {beam}: the model tells {logits.shape[1]} lengths apart")
-        offsets = logits.topk(beam, dim=1).indices - self.max_offset
-        return (source_lengths.unsqueeze(1) + offsets).clamp(1, max_length)
+        ranked = logits.argsort(dim=1, descending=True, stable=True)
+        lengths = (source_lengths.unsqueeze(1) + ranked - self.max_offset).clamp(1, max_length)
+        repeats = (lengths.unsqueeze(2) == lengths.unsqueeze(1)).tril(-1).any(2)  # [B, 2R+1]
+        return lengths.gather(1, repeats.byte().argsort(dim=1, stable=True)[:, :beam])

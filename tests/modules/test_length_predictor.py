@@ -37,6 +37,18 @@ def test_a_beam_gives_the_most_probable_lengths_best_first():
     assert predictor.lengths(logits, source, 5, max_length=100).tolist() == [[10, 12, 9, 11, 8]]
 
 
+def test_the_lengths_of_a_beam_differ_where_offsets_are_clamped_to_one_length():
+    """Each row gives alone what it gives in the batch; where only two lengths are allowed, the better one comes again."""
+    predictor = LengthPredictor(4, 1, max_offset=2)
+    logits = torch.tensor([[0.9, 0.7, 0.8, 0.1, 0.2], [0.9, 0.7, 0.8, 0.1, 0.2], [0.2, 0.1, 0.4, 0.5, 0.3]])
+    source = torch.tensor([1, 10, 11])
+    expected = [[1, 3, 2], [8, 10, 9], [11, 9, 10]]
+    assert predictor.lengths(logits, source, 3, max_length=11).tolist() == expected
+    for i in range(3):
+        assert predictor.lengths(logits[i : i + 1], source[i : i + 1], 3, max_length=11).tolist() == expected[i : i + 1]
+    assert predictor.lengths(logits[:1], source[:1], 3, max_length=2).tolist() == [[1, 2, 1]]
+
+
 def test_more_lengths_than_there_are_are_refused():
     predictor = LengthPredictor(4, 1, max_offset=2)
     with pytest.raises(ValueError, match="--iter-decode-with-beam 6: the model tells 5 lengths apart"):

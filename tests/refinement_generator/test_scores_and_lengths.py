@@ -37,6 +37,11 @@ def test_a_length_beam_tries_the_best_lengths_and_ranks_by_score(build_model, ge
     assert changed > 0
 
 
+def test_hypotheses_of_a_length_beam_have_different_lengths_in_short_sentences_too(build_model, generator):
+    found = decode(generator(length_beam=4, max_steps=3), restless(build_model), sentences(20, longest=3))
+    assert [len({len(h["tokens"]) for h in hypotheses}) for hypotheses in found] == [4] * 20
+
+
 def test_a_length_beam_of_one_is_plain_decoding(build_model, generator):
     model, rows = restless(build_model), sentences(20)
     assert tokens(decode(generator(length_beam=1), model, rows)) == tokens(decode(generator(), model, rows))
