@@ -93,10 +93,26 @@ class Result:
 
 
 class Row:
-    """A row of the tables: the results of one name, a seed each."""
+    """A row of the tables: the results of one name, a seed each; marks: those that tell it from other rows."""
 
-    def __init__(self, name: str, label: str, results: list[Result]) -> None:
-        self.name, self.label, self.results = name, label, results
+    def __init__(self, name: str, marks: tuple[str, ...], results: list[Result]) -> None:
+        self.name, self.marks, self.results = name, marks, results
+
+    @property
+    def label(self) -> str:
+        return self.label_with("predicted")
+
+    def label_with(self, lengths: str) -> str:
+        """What the row is called in a table of this kind of length."""
+        seeds = [f"{len(self.results)} seeds"] if len(self.results) > 1 else []
+        return ", ".join([self.name, *marks_with(lengths, self.marks), *seeds])
+
+    def repeats(self, other: "Row", split: str, lengths: str) -> bool:
+        """Whether the other has the same label in a table, and all of this one's scores."""
+        keys = {key for result in self.results for key in result.scores if key[:2] == (split, lengths)}
+        return self.label_with(lengths) == other.label_with(lengths) and all(
+            sorted(self.values(key, metric)) == sorted(other.values(key, metric)) for key in keys for metric in ("bleu", "chrf")
+        )
 
     def values(self, key: Key, metric: str) -> list[float]:
         """The metric of every seed that has the score."""
@@ -166,11 +182,22 @@ def group_rows(results: list[Result]) -> list[Row]:
                 raise SystemExit(f"error: {both} are both of row {result['name']}, seed {result['seed']}; leave one out")
         group.append(result)
     shared = shared_marks(results)
-    rows = []
-    for (name, marks), group in groups.items():
-        seeds = [f"{len(group)} seeds"] if len(group) > 1 else []
-        rows.append(Row(name, ", ".join([name, *(mark for mark in marks if mark not in shared), *seeds]), group))
-    return rows
+    return [Row(name, tuple(m for m in marks if m not in shared), group) for (name, marks), group in groups.items()]
+
+
+def without_repeats(rows: list[Row], split: str, lengths: str) -> list[Row]:
+    """The rows of a table without those that only repeat another: evaluations that differ in the length beam alone have the same
+    scores with the references' lengths."""
+    kept: list[Row] = []
+    for row in sorted(rows, key=lambda row: -sum(len(result.scores) for result in row.results)):  # the fullest is kept
+        if not any(row.repeats(other, split, lengths) for other in kept):
+            kept.append(row)
+    return [row for row in rows if row in kept]
+
+
+def marks_with(lengths: str, marks: tuple[str, ...]) -> tuple[str, ...]:
+    """The marks that hold for such lengths: with the references' no others are tried, and there is nothing to rank."""
+    return tuple(mark for mark in marks if lengths != "oracle" or not mark.startswith(("length beam", "re-scored")))
 
 
 def shared_marks(results: list[Result]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 
 from bootstrap import difference, half_interval, signature
 from plot_results import plot
-from results import Key, Result, Row, group_rows, read_results, shared_marks
+from results import Key, Result, Row, group_rows, marks_with, read_results, shared_marks, without_repeats
 
 # Nguyen et al. 2022, Table 5: BLEU and tokens a second. Lee et al. 2018, dev set, after 1, 2, 5, 10 passes and adaptive.
 PAPER = {
@@ -55,12 +55,12 @@ def is_iwslt16(rows: list[Row]) -> bool:
 def score_table(rows: list[Row], split: str, lengths: str, metric: str = "bleu") -> str:
     """Rows × steps of one metric on one set."""
     steps, lines = steps_of(rows, split, lengths), []
-    for row in rows:
+    for row in without_repeats(rows, split, lengths):
         cells = []
         for key in ((split, lengths, step) for step in steps):
             resampled = row.resampled(key) if metric == "bleu" else None
             cells.append(cell(row.values(key, metric), 2, None if resampled is None else half_interval(resampled)))
-        lines.append([row.label, *cells] if any(cells) else [])
+        lines.append([row.label_with(lengths), *cells] if any(cells) else [])
     if metric == "bleu" and (split, lengths) == ("valid", "predicted") and is_iwslt16(rows):
         lines.append(["Lee et al. 2018", *(f"{LEE[step]:.2f}" if step in LEE else "" for step in steps)])
     return markdown([f"{metric} {split}, {lengths} length", *steps], list(filter(None, lines)))
@@ -69,8 +69,11 @@ def score_table(rows: list[Row], split: str, lengths: str, metric: str = "bleu")
 def difference_table(rows: list[Row], baseline: Row, split: str, lengths: str) -> str:
     """Rows × steps: BLEU less the baseline's, half its 95 % interval and the p-value, where both kept their sentences."""
     steps = [step for step in steps_of(rows, split, lengths) if baseline.values((split, lengths, step), "bleu")]
-    lines = [[r.label, *(difference_cell(r, baseline, (split, lengths, s)) for s in steps)] for r in rows if r is not baseline]
-    return markdown([f"bleu {split}, {lengths} length, less {baseline.label}", *steps], [x for x in lines if any(x[1:])])
+    same = [row for row in rows if row.repeats(baseline, split, lengths) or baseline.repeats(row, split, lengths)]
+    others = [row for row in without_repeats(rows, split, lengths) if row not in same]
+    lines = [[r.label_with(lengths), *(difference_cell(r, baseline, (split, lengths, s)) for s in steps)] for r in others]
+    header = [f"bleu {split}, {lengths} length, less {baseline.label_with(lengths)}", *steps]
+    return markdown(header, [x for x in lines if any(x[1:])])
 
 
 def difference_cell(row: Row, baseline: Row, key: Key) -> str:
@@ -108,7 +111,7 @@ def paper_table(rows: list[Row], steps: str = "10") -> str:
     lines = []
     for name, of_name in own.items():
         paper = [f"{PAPER[name][0]:.2f}", str(PAPER[name][1])] if name in PAPER else ["", ""]
-        for row in of_name or [Row(name, name, [])]:
+        for row in of_name or [Row(name, (), [])]:
             beam = next((key[2] for result in row.results for key in result.scores if key[2].startswith("beam")), None)
             scores = [cell(row.values((split, "predicted", beam or steps), "bleu"), 2) for split in ("valid", "test")]
             chosen = [s for result in row.results for s in result["speeds"] if (s["batch"], s["steps"]) == ("1", beam or steps)]
@@ -123,7 +126,10 @@ def conditions(rows: list[Row], baseline: Row | None) -> str:
     results = [r for row in rows for r in row.results]
     lines = in_order(condition(r) for r in results) + in_order(data_line(r) for r in results if r.data)
     if shared_marks(results):
-        lines.append(f"all rows: {', '.join(shared_marks(results))}")
+        everywhere = marks_with("oracle", shared_marks(results))
+        predicted = [mark for mark in shared_marks(results) if mark not in everywhere]
+        lines += [f"all rows: {', '.join(everywhere)}"] if everywhere else []
+        lines += [f"all rows with predicted lengths: {', '.join(predicted)}"] if predicted else []
     scores = [s for r in results for s in r.scores.values()]
     lines += in_order([f"BLEU {s['bleu_signature']}" for s in scores] + [f"chrF {s['chrf_signature']}" for s in scores])
     if any(r.statistics for r in results):

@@ -130,6 +130,26 @@ def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
     assert cells(text, "linear, distilled, repeats removed") and cells(text, "linear, distilled") and cells(text, "linear")
 
 
+def test_oracle_lengths_have_no_length_beam_and_no_row_twice(make, print_table):
+    """Of the same checkpoint plain and with a length beam: the same scores with oracle lengths, others with predicted ones."""
+
+    def scored(name: str, wrong: int, steps: tuple[str, ...], **entries: Any) -> Path:
+        ways = [("predicted", s, bleu(wrong)) for s in steps] + [("oracle", s, bleu(7)) for s in steps]
+        scores = [{"split": "valid", "lengths": w, "steps": s, "bleu": b, "chrf": 50.0, **SIGNATURES} for w, s, b in ways]
+        return make(name, scores=scores, sentence_statistics={}, **entries)
+
+    beam = {"length_beam": 5, "rescored": True}
+    files = scored("a", 2, ("1",), **beam), scored("a", 3, ("1", "10")), scored("b", 4, ("1",), **beam)
+    text = print_table(*files, "--baseline", "a, length beam 5, re-scored")
+    predicted, less, oracle, oracle_less, conditions = text.strip().split("\n\n")
+    assert cells(predicted, "a") and cells(predicted, "a, length beam 5, re-scored")
+    assert cells(less, "b, length beam 5, re-scored")
+    assert cells(oracle, "a") == [f"{bleu(7):.2f}"] * 2 and cells(oracle, "b") == [f"{bleu(7):.2f}", ""]
+    assert cells(oracle_less, "b") == ["+0.00"] and len(oracle_less.splitlines()) == 3
+    assert "less a |" in oracle_less and "length beam" not in oracle + oracle_less + conditions
+    assert "- all rows with predicted lengths: length beam 5, re-scored" in print_table(files[0], files[2])
+
+
 def test_speeds_stand_in_one_table(make, print_table, tmp_path):
     classes = [{"source_subwords": [1, 10], "sentences": 3, "subwords_per_second": 50.0}]
     speed = {"split": "valid", "steps": "10", "batch": "1", "subwords_per_second": 100.4, "sentences_per_second": 5.2}
