@@ -51,8 +51,9 @@ case $TASK in
         [[ $ORACLE == 0 ]] || arguments+=(--oracle-length)
         [[ $HISTORY == 0 ]] || arguments+=(--retain-iter-history)
         ;;
-    # In batches of any size, or fairseq loses sentences.
-    translation) arguments+=(--beam "$BEAM" --max-len-a 2 --max-len-b 10 --required-batch-size-multiple 1) ;;
+    # Up to 200 words, as evaluate.py: a limit by the source would be one by the longest of a batch. In batches of any size, or
+    # fairseq loses sentences.
+    translation) arguments+=(--beam "$BEAM" --max-len-a 0 --max-len-b 200 --required-batch-size-multiple 1) ;;
 esac
 [[ $(setting TOKENIZED) == 1 ]] || arguments+=(--tokenizer moses)
 python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || arguments+=(--cpu)

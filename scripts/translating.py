@@ -15,6 +15,7 @@ from momentum_fairseq.tasks.translation_nat import TranslationNatTask
 from momentum_fairseq.teacher_scorer import TeacherScorer
 
 ADAPTIVE_MAX_STEPS = 10
+MAX_WORDS = 200  # of a beam search that finds no end, whatever its batch; as in generate.sh
 LENGTH_CLASS = 10  # sub-words of the source by which the speed at batch 1 is told apart
 
 Sample = dict[str, Any]
@@ -58,7 +59,7 @@ def decoders(task: FairseqTask, model: Any, options: Namespace) -> list[Decoder]
     autoregressive model).
     """
     if not isinstance(task, TranslationNatTask):
-        generator = task.build_generator([model], Namespace(beam=options.beam))
+        generator = task.build_generator([model], Namespace(beam=options.beam, max_len_a=0, max_len_b=MAX_WORDS))
         return [Decoder(model, generator, "predicted", f"beam {options.beam}")]
     scorer = TeacherScorer.load(str(options.rescore_with), task) if options.rescore_with else None
     return [

@@ -88,11 +88,11 @@ def test_the_distilled_folder_is_prepared_with_the_same_dictionaries_and_test_se
 
 
 def test_each_sentence_has_the_teachers_translation_by_beam_search(distilled, prepared, tmp_path):
-    """The same as generate.sh's, which has each sentence in a batch of its own."""
+    """The same as generate.sh's with decode_shards.py's limits, which has each sentence in a batch of its own."""
     places = {"DATA": prepared, "CHECKPOINT": distilled / "teacher" / "checkpoint_best.pt", "OUT": tmp_path}
     variables = {**places, "TASK": "translation", "SUBSET": "train", "MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": 1}
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-    script = ["bash", str(ROOT / "scripts" / "generate.sh"), "--batch-size=1"]
+    script = ["bash", str(ROOT / "scripts" / "generate.sh"), "--batch-size=1", "--max-len-a=2", "--max-len-b=10"]
     result = subprocess.run(script, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     expected = (tmp_path / "train.hyp").read_text().split("\n")[:-1]

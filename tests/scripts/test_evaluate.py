@@ -1,6 +1,7 @@
 """evaluate.py on small models of random weights: refinement and autoregressive."""
 
 import json
+import re
 import shutil
 import sys
 from argparse import Namespace
@@ -12,7 +13,10 @@ import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
+from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
+
+from tests.models.transformers import tiny_transformer
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -215,3 +219,11 @@ def test_options_of_a_refinement_reach_its_generator(build_task):
     assert predicted.scorer is teacher and oracle.scorer is None
     assert (oracle.length_beam, oracle.oracle_length, oracle.adaptive, oracle.max_steps) == (1, True, False, 5)
     assert oracle.collapse_repeats
+
+
+def test_a_beam_search_that_finds_no_end_is_cut_alike_by_both_scripts_whatever_its_batch(build_task, dictionary):
+    task = TranslationTask(build_task().cfg, dictionary, dictionary)
+    (decoder,) = translating.decoders(task, tiny_transformer(dictionary), Namespace(beam=2))
+    assert (decoder.generator.max_len_a, decoder.generator.max_len_b) == (0, translating.MAX_WORDS)
+    script = (ROOT / "scripts" / "generate.sh").read_text(encoding="utf-8")
+    assert re.findall(r"--max-len-[ab] \S+", script) == ["--max-len-a 0", f"--max-len-b {translating.MAX_WORDS}"]
