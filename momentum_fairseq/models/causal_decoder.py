@@ -133,6 +133,15 @@ class CausalDecoder(FairseqIncrementalDecoder):
         if state is not None:
             self.set_incremental_state(incremental_state, STATE, state.reorder(new_order))
 
+    def make_generation_fast_(self, need_attn: str | bool | None = None, **kwargs: Any) -> None:
+        """What fairseq calls before decoding.
+
+        Raises:
+            ValueError: --print-alignment, which wants the weights of cross-attention.
+        """
+        if need_attn:
+            raise ValueError("--print-alignment: the decoder keeps no attention weights, most kinds never form any; leave it out")
+
     def max_positions(self) -> int:
         """The longest target, in tokens."""
         return self.max_target_positions

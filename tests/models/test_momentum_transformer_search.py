@@ -75,3 +75,9 @@ def test_dropout_is_retained_in_the_layers_asked_for_step_by_step_too(build, dic
         retained.make_generation_fast_(retain_dropout=True, retain_dropout_modules=kept)
         drawn = [search(retained, dictionary, source, by_steps=steps) for steps in (True, True, False)]
         assert drawn[0] != drawn[1] and plain not in drawn
+
+
+def test_alignments_are_refused_by_their_flag(build):
+    with pytest.raises(ValueError, match="--print-alignment: the decoder keeps no attention weights"):
+        build().make_generation_fast_(need_attn="hard")
+    build().make_generation_fast_(need_attn=None)
