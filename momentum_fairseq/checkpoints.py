@@ -12,8 +12,6 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
-_fairseq_save = checkpoint_utils.torch_persistent_save
-
 
 def allow_safe_loading() -> None:
     """Let torch's safe loader read fairseq's checkpoints: plain data, tensors, numbers in numpy arrays and
@@ -38,8 +36,8 @@ def save_whole_or_not_at_all() -> None:
 
 
 def _save(obj: Any, filename: str, async_write: bool = False) -> None:
-    if async_write:  # iopath's business
-        return _fairseq_save(obj, filename, async_write=True)
+    if async_write:
+        raise ValueError("--write-checkpoints-asynchronously: such a checkpoint may be half there, or not at all; leave it out")
     with _whole(filename) as part:
         torch.save(obj, part)
 

@@ -52,6 +52,12 @@ class Disk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_checkpoints_that_would_not_be_whole_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--write-checkpoints-asynchronously: .*leave it out"):
+        checkpoint_utils.torch_persistent_save(NEW, str(tmp_path / "checkpoint.pt"), async_write=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_fairseq_saves_and_copies_through_the_plug_in(old):
     checkpoint_utils.torch_persistent_save(NEW, str(old))
     assert whole(old, NEW)
