@@ -11,7 +11,6 @@ from statistics import mean, stdev
 
 from bootstrap import difference, half_interval, signature
 from plot_results import plot
-
 from results import Key, Result, Row, group_rows, marks_with, read_results, shared_marks, without_repeats
 
 # Nguyen et al. 2022, Table 5: BLEU and tokens a second. Lee et al. 2018, dev set, after 1, 2, 5, 10 passes and adaptive.
