@@ -147,7 +147,7 @@ share_batch
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
 # Of several machines the first has OUT; the others write nothing but their workers' logs.
 ((NODE_RANK > 0)) || claim_out
-if [[ " $* " != *" --max-update "* ]] && is_trained "$OUT"; then
+if [[ " $* " != *" --max-update"[\ =]* ]] && is_trained "$OUT"; then
     say "train: $OUT is trained, nothing to do"
     exit
 fi

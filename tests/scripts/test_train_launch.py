@@ -207,6 +207,8 @@ def test_a_training_that_has_had_its_updates_is_left_as_it_is(train, tmp_path):
     done, more = train(MAX_UPDATE=3), train(MAX_UPDATE=4)
     assert "is trained, nothing to do" in done.stdout and done.returncode == 0
     assert "nothing to do" not in more.stdout and more.returncode == 0, more.stderr
+    for flags in (["--max-update", "4"], ["--max-update=4"]):  # overrides the script's own
+        assert "nothing to do" not in train(*flags, MAX_UPDATE=3).stdout
 
 
 def test_the_worker_that_fails_is_named_and_the_others_are_stopped(train, tmp_path):
