@@ -35,6 +35,14 @@ def value_and_gradients(function, *leaves):
     return (out.detach(), *torch.autograd.grad(out, leaves, direction))
 
 
+def float32_errors(attention, *, length):
+    """Of the output and the gradients of q, k and v: ‖float32 − float64‖ / ‖float64‖, at D = M = 32."""
+    leaves = inputs(length, length, batch=1, dim=32, value_dim=32, dtype=torch.float32)
+    doubles = [x.detach().double().requires_grad_() for x in leaves]
+    ours, exact = (value_and_gradients(lambda x=x: attention(*x), *x) for x in (leaves, doubles))
+    return [((mine.double() - other).norm() / other.norm()).item() for mine, other in zip(ours, exact, strict=True)]
+
+
 def assert_same(ours, theirs, tolerance=1e-10):
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
