@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<ATTENTION>-seed<SEED>.json.
+# One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<NAME>-seed<SEED>.json.
 #   TASK=listops ATTENTION=momentum bash examples/lra/run.sh [fairseq-train's flags]
 # TASK            listops, text, retrieval, image or pathfinder
 # ATTENTION       adaptive (momentum attention in an adaptive connection), or a kind that --attention has: softmax, linear, …
+# NAME            the row's name, where flags make another row of the same attention (ATTENTION)
 # SIZE            paper: the protocol of Xiong et al. 2021; small: what two cores can train, the same model; tiny, to try things
 #                 out (paper)
 # SEED            of initialisation, batches and dropout (1)
@@ -23,6 +24,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 TASK=${TASK:-}
 ATTENTION=${ATTENTION:-}
+NAME=${NAME:-$ATTENTION}
 SIZE=${SIZE:-paper}
 SEED=${SEED:-1}
 RUNS=${RUNS:-$ROOT/runs/lra}
@@ -72,8 +74,8 @@ case $ATTENTION in
     *) flags+=(--attention "$ATTENTION") ;;
 esac
 
-model=$RUNS/$SIZE/$TASK/$ATTENTION-seed$SEED
-result=$RESULTS/$TASK/$ATTENTION-seed$SEED.json
+model=$RUNS/$SIZE/$TASK/$NAME-seed$SEED
+result=$RESULTS/$TASK/$NAME-seed$SEED.json
 
 train() {
     keep_settings "$model" "BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION" "$@"
@@ -109,7 +111,7 @@ score() {
     local cpu=()
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
     PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" "$PREPARED" "$checkpoint" "$result" \
-        --name "$ATTENTION" --batch-size "$BATCH" --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
+        --name "$NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
 }
 
 activate
