@@ -123,9 +123,13 @@ class CopyTask(FairseqTask):
         )
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq, but with every sequence in some batch."""
+        """As in fairseq, but with every sequence in some batch, and with workers that end with their epoch."""
         kwargs["required_batch_size_multiple"] = 1
-        return super().get_batch_iterator(dataset, *args, **kwargs)
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        # Each epoch starts workers of its own. Kept for a next one, they would wait for the garbage collector, which takes five
+        # seconds to end each.
+        iterator.persistent_workers = False
+        return iterator
 
     def max_positions(self) -> int:
         """The longest sequence, in tokens."""

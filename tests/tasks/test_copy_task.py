@@ -1,6 +1,7 @@
 """The copy task: sequences 0w0w that follow from seed, epoch and number alone, and a loss on the second w alone."""
 
 from collections import Counter
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -52,6 +53,15 @@ def test_a_sequence_is_a_separator_and_a_word_twice_and_the_second_word_is_predi
             # Each symbol is predicted where the one before it is read.
             assert (target.ne(PAD).nonzero()[:, 0] == len(predicted) + 1 + torch.arange(len(predicted))).all()
         assert batch["ntokens"] == batch["target"].ne(PAD).sum() < batch["net_input"]["src_tokens"].ne(PAD).sum()
+
+
+def test_processes_that_load_data_end_with_their_epoch():
+    before = set(active_children())
+    assert len(batches(build(), num_workers=2, data_buffer_size=10)) == 5
+    workers = set(active_children()) - before
+    for worker in workers:
+        worker.join(timeout=2)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.parametrize(("longest", "most"), [(4, 1), (5, 1), (16, 7), (128, 63)])

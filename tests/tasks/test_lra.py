@@ -1,6 +1,7 @@
 """The task `lra`: batches of every example, none of its tokens taken for padding, and what it refuses."""
 
 import logging
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_batches_are_of_like_lengths_and_drawn_anew_in_each_epoch_from_the_seed(
     assert np.mean(spans) < 3 < np.ptp(sizes) / 2
     assert ids(epoch=2, seed=5) == ids(epoch=2, seed=5)
     assert ids(epoch=2, seed=5) != ids(epoch=3, seed=5) != ids(epoch=3, seed=6)
+
+
+def test_processes_that_load_data_end_with_their_epoch(folder):
+    before = set(active_children())
+    assert len(batches(build(folder), "test", num_workers=2, data_buffer_size=10)) > 1
+    workers = set(active_children()) - before
+    for worker in workers:
+        worker.join(timeout=2)
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_workers_share_the_examples(folder):
