@@ -39,8 +39,8 @@ def prepare_gradients(
 @triton.jit
 def differentiate_momentum(
     q, k, v, grad, rho, padding, bounds, table,
-    entering,  # States before each segment, of which P is read; or None
-    leaving,  # the gradients for s and P after each segment; or None
+    entering,  # States before each segment, of which P is read; none where all are zeros
+    leaving,  # the gradients for s and P after each segment, likewise
     slope,  # `[B,H,segments,blocks]`
     heads, length, width, value_width, blocks, segments, segment_chunks,
     MAP: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
@@ -67,7 +67,7 @@ def differentiate_momentum(
     s_slope = tl.zeros([D_BLOCK, M_BLOCK], tl.float32)
     p_slope = s_slope
     p = s_slope
-    if entering is not None:
+    if entering.second is not None:
         p = tl.load(entering.second + in_state, mask=state_mask, other=0)
     total_slope = tl.zeros([CHUNK], tl.float32)
     begin = segment * segment_chunks
@@ -101,7 +101,7 @@ def differentiate_momentum(
         p = multiply(k_rows, v_rows * look_up(table, DECAY, further, CHUNK)[:, None], PRECISION, p)
 
     result = tl.sum(total_slope, 0)
-    if leaving is not None:
+    if leaving.first is not None:
         changes = s_slope * tl.load(leaving.first + in_state, mask=state_mask, other=0)
         changes += p_slope * tl.load(leaving.second + in_state, mask=state_mask, other=0)
         result += tl.sum(tl.sum(changes, 1), 0)

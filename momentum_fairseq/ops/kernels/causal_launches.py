@@ -6,7 +6,7 @@ from torch import Tensor
 from momentum_fairseq.ops.kernels.causal_gradients import differentiate_momentum, prepare_gradients
 from momentum_fairseq.ops.kernels.causal_segments import scan, summarise
 from momentum_fairseq.ops.kernels.causal_setting import Setting
-from momentum_fairseq.ops.kernels.causal_tiles import States, View
+from momentum_fairseq.ops.kernels.causal_tiles import NO_STATES, States, View
 from momentum_fairseq.ops.kernels.causal_walk import attend
 from momentum_fairseq.ops.kernels.tiles import power_of_two
 
@@ -44,7 +44,7 @@ def backward(
     leaving = entering_states(q, grad, factors, setting, grad_last)
     of_matrices = of_sums = None
     if grad_initial is not None:
-        of_matrices, of_sums = grad_initial._replace(sums=None), States(None, None, grad_initial.sums)
+        of_matrices, of_sums = grad_initial._replace(sums=None), NO_STATES._replace(sums=grad_initial.sums)
     launch_attend(grad, v, k, dq, q, setting, entering, None, factors=factors, key_last=True)
     launch_attend(v, grad, q, dk, k, setting, leaving, of_sums, factors=factors, key_last=True, reverse=True)
     launch_attend(k, q, grad, dv, None, setting, leaving, of_matrices, factors=factors, reverse=True)
@@ -62,7 +62,8 @@ def momentum_gradient(
     blocks = -(-v.shape[3] // columns)
     slope = q.new_empty(setting.sequences, heads, setting.segments * blocks, dtype=torch.float32)
     differentiate_momentum[(slope.numel(),)](
-        view(q), view(k), view(v), view(grad), rho, setting.padding, setting.bounds, setting.table, entering, leaving, slope,
+        view(q), view(k), view(v), view(grad), rho, setting.padding, setting.bounds, setting.table,
+        entering or NO_STATES, leaving or NO_STATES, slope,
         heads, length, width, v.shape[3], blocks, setting.segments, setting.segment_chunks,
         MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk,
         D_BLOCK=power_of_two(width), M_BLOCK=columns, num_warps=setting.tile.warps, num_stages=1,
@@ -83,7 +84,8 @@ def launch_attend(
     rho, delta = (None, None) if factors is None else factors
     attend[(setting.sequences * heads * blocks * setting.segments,)](
         view(x), view(y), view(u), view(out), None if raw is None else view(raw), normaliser, rho, delta if key_last else None,
-        setting.padding, setting.bounds, setting.table, setting.gamma, entering, last, (1, x_width) if key_last else (u_width, 1),
+        setting.padding, setting.bounds, setting.table, setting.gamma, entering or NO_STATES, last or NO_STATES,
+        (1, x_width) if key_last else (u_width, 1),
         heads, length, x_width, u_width, blocks, setting.segments, setting.segment_chunks, setting.eps,
         REVERSE=reverse, MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk,
         X_BLOCK=power_of_two(x_width), U_BLOCK=columns, num_warps=setting.tile.warps, num_stages=setting.tile.stages,
@@ -113,7 +115,7 @@ def entering_states(y: Tensor, u: Tensor, factors: Factors | None, setting: Sett
         REVERSE=reverse, MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision,
         CHUNK=setting.tile.chunk, Y_BLOCK=y_columns, U_BLOCK=u_columns, num_warps=4, num_stages=setting.tile.stages,
     )  # fmt: skip
-    start = States(None, None, None) if initial is None else initial
+    start = initial or NO_STATES
     for own, own_second, given, given_second, size in (
         (states.first, states.second, start.first, start.second, y_width * u_width),
         (states.sums, None, start.sums, None, y_width),

@@ -35,12 +35,16 @@ class View(NamedTuple):
 class States(NamedTuple):
     """s / γ and −m `[B,H,D,M]` and z `[B,H,D]`, contiguous float32; or those that enter each segment, `[B,H,segments,..]`.
 
-    A kernel takes None for those that it isn't to read or to write.
+    A kernel takes None for those that it isn't to read or to write, and looks at one at a time: in Triton 3.6 a tuple that holds
+    None can't be compared with None.
     """
 
     first: Any
     second: Any
     sums: Any
+
+
+NO_STATES = States(None, None, None)
 
 
 @triton.jit

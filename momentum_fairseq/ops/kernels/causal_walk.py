@@ -45,8 +45,8 @@ def attend(
     rho,
     delta,
     padding, bounds, table, gamma,
-    entering,  # what enters each segment; or None
-    leaving,  # what leaves the last one (the first where REVERSE), to be written; or None
+    entering,  # what enters each segment; none where nothing does
+    leaving,  # what leaves the last one (the first where REVERSE), to be written
     state_strides,  # of x's and of u's columns in the state
     heads, length, x_width, u_width, blocks, segments, segment_chunks, eps,
     REVERSE: tl.constexpr, MAP: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
@@ -81,7 +81,7 @@ def attend(
     first = tl.zeros([X_BLOCK, U_BLOCK], tl.float32)
     second = first
     sums = tl.zeros([X_BLOCK if NORMALISE else U_BLOCK], tl.float32)
-    if entering is not None:
+    if entering.first is not None:
         here = (place * segments + segment) * x_width * u_width + in_state
         first = tl.load(entering.first + here, mask=state_mask, other=0)
         if table is not None:
@@ -148,7 +148,7 @@ def attend(
             u_rows *= factor[:, None]
         first, second = advance(first, second, y_rows, u_rows, table, rank, total, REVERSE, PRECISION, CHUNK)
 
-    if leaving is not None and segment == (0 if REVERSE else segments - 1):
+    if segment == (0 if REVERSE else segments - 1):
         here = place * x_width * u_width + in_state
         if leaving.first is not None:
             tl.store(leaving.first + here, first, mask=state_mask)
