@@ -1,12 +1,13 @@
 """Causal attention in linear time and memory: what keys of the same chunk add, and what the state brings from before."""
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from momentum_fairseq.ops.kept import kept
 
 # On a CPU 64 is quicker than 32 and 128 at D = 32; at 64 and 139 they differ by little.
 CHUNK = 64
@@ -163,11 +164,10 @@ def outer(x: Tensor, weights: Tensor) -> Tensor:
     return (weights.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
 
 
-@lru_cache(maxsize=8)
+@kept
 def plain_scan(dtype: torch.dtype, device: torch.device) -> ScanWeights:
     """Of one matrix to which every chunk adds."""
-    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
-        return ScanWeights(torch.ones(GROUP, GROUP, dtype=dtype, device=device).tril_().reshape(GROUP, 1, GROUP, 1), None)
+    return ScanWeights(torch.ones(GROUP, GROUP, dtype=dtype, device=device).tril_().reshape(GROUP, 1, GROUP, 1), None)
 
 
 def in_full_precision(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """Momentum attention: linear attention with a heavy ball (Nguyen et al., "Momentum Transformer", MSML 2022)."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from momentum_fairseq.ops.causal_chunks import (
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
 from momentum_fairseq.ops.feature_maps import FeatureMap
+from momentum_fairseq.ops.kept import kept
 from momentum_fairseq.ops.linear_attention import contract, read_state
 from momentum_fairseq.ops.momentum_weights import (
     first_steady_count,
@@ -86,14 +86,13 @@ def momentum_attention(
     return contract(q, k, v, weights, key_padding_mask, eps, steady)
 
 
-@lru_cache(maxsize=64)
+@kept
 def steady_weights(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> KeyWeights:
     """The fixed weights `[S]`: γ / (1 − β) but for the last keys, before which 1 − β^c is rounded to one."""
     changing = min(keys, first_steady_count(momentum, dtype))
     scale = step_size / (1 - momentum)
-    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
-        weights = momentum_weights(keys, momentum, step_size, None, dtype=dtype, device=device)[keys - changing :]
-        return KeyWeights(scale, keys - changing, weights / scale if changing else None)
+    weights = momentum_weights(keys, momentum, step_size, None, dtype=dtype, device=device)[keys - changing :]
+    return KeyWeights(scale, keys - changing, weights / scale if changing else None)
 
 
 class MomentumState(NamedTuple):

@@ -1,16 +1,12 @@
 """The weights of momentum attention (Nguyen et al., "Momentum Transformer", MSML 2022): of keys, and of states between chunks."""
 
 import math
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import GROUP, RecentWeights, ScanWeights, StateWeights
-
-T = TypeVar("T")
+from momentum_fairseq.ops.kept import kept
 
 
 def momentum_weights(
@@ -29,22 +25,20 @@ def momentum_weights(
     Returns:
         `[S]`, or `[B,1,S]` with a mask; `[H,S]` or `[B,H,S]` with one momentum or step size a head.
     """
-    if key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
-        return fixed_weights(keys, momentum, step_size, dtype, device)
     if key_padding_mask is None:
-        count = torch.arange(keys, 0, -1, dtype=dtype, device=device)
-    else:
-        real = ~key_padding_mask
-        seen = real.cumsum(-1)
-        count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
+        return unpadded_weights(keys, momentum, step_size, dtype, device)
+    real = ~key_padding_mask
+    seen = real.cumsum(-1)
+    count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
     return weights_of_counts(count, momentum, step_size)
 
 
-@lru_cache(maxsize=64)
-def fixed_weights(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The weights `[S]` without padding and with fixed numbers, kept: at batch 1 they would cost as much as a product."""
-    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
-        return weights_of_counts(torch.arange(keys, 0, -1, dtype=dtype, device=device), momentum, step_size)
+@kept
+def unpadded_weights(
+    keys: int, momentum: float | Tensor, step_size: float | Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The weights without padding."""
+    return weights_of_counts(torch.arange(keys, 0, -1, dtype=dtype, device=device), momentum, step_size)
 
 
 def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float | Tensor) -> Tensor:
@@ -62,24 +56,7 @@ def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float 
     return weights * (step_size.to(count.dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
 
 
-def kept_where_fixed(weights: Callable[..., T]) -> Callable[..., T]:
-    """Keep what `weights(size, real, momentum, step_size, dtype, device)` gives for fixed numbers and no padding.
-
-    To make it anew would take as long as the products of a short sequence.
-    """
-    kept = lru_cache(maxsize=64)(weights)
-
-    @wraps(weights)
-    def look_up_or_make(size: int, real: Tensor | None, momentum: float | Tensor, step_size: float | Tensor, *more: Any) -> T:
-        if real is not None or isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
-            return weights(size, real, momentum, step_size, *more)
-        with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
-            return kept(size, None, momentum, step_size, *more)
-
-    return look_up_or_make
-
-
-@kept_where_fixed
+@kept
 def weights_within(
     size: int,
     real: Tensor | None,
@@ -98,7 +75,7 @@ def weights_within(
     return look_up(growth_by_count(size, momentum, step_size, device).to(dtype), distance + 1).tril_()
 
 
-@kept_where_fixed
+@kept
 def state_weights(
     size: int,
     real: Tensor | None,
@@ -132,6 +109,7 @@ def state_weights(
     )
 
 
+@kept
 def scan_weights(
     size: int, momentum: float | Tensor, step_size: float | Tensor, dtype: torch.dtype, device: torch.device
 ) -> ScanWeights | None:
@@ -141,24 +119,17 @@ def scan_weights(
     """
     if isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
         return None
-    return fixed_scan_weights(size, momentum, step_size, dtype, device)
+    count = torch.arange(0, (GROUP + 1) * size, size, dtype=torch.float64, device=device)
+    entry, decay = momentum * weights_of_counts(count, momentum, step_size), momentum**count
+    zero, index = torch.zeros_like(entry), torch.arange(GROUP, device=device)
+    factors = torch.stack([torch.ones_like(entry), entry, zero, decay], dim=-1).unflatten(-1, (2, 2))  # [GROUP+1,R,R]
+    within = factors[(index.unsqueeze(-1) - index).clamp(min=0)]  # [i,j,R,R]
+    within = torch.where((index.unsqueeze(-1) < index)[..., None, None], 0, within).transpose(1, 2)
+    gain = torch.stack([zero, entry, zero, decay - 1], dim=-1).unflatten(-1, (2, 2))[1:]
+    return ScanWeights(within.to(dtype), gain.to(dtype))
 
 
-@lru_cache(maxsize=64)
-def fixed_scan_weights(size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> ScanWeights:
-    """The same, kept."""
-    with torch.inference_mode(False):
-        count = torch.arange(0, (GROUP + 1) * size, size, dtype=torch.float64, device=device)
-        entry, decay = momentum * weights_of_counts(count, momentum, step_size), momentum**count
-        zero, index = torch.zeros_like(entry), torch.arange(GROUP, device=device)
-        factors = torch.stack([torch.ones_like(entry), entry, zero, decay], dim=-1).unflatten(-1, (2, 2))  # [GROUP+1,R,R]
-        within = factors[(index.unsqueeze(-1) - index).clamp(min=0)]  # [i,j,R,R]
-        within = torch.where((index.unsqueeze(-1) < index)[..., None, None], 0, within).transpose(1, 2)
-        gain = torch.stack([zero, entry, zero, decay - 1], dim=-1).unflatten(-1, (2, 2))[1:]
-        return ScanWeights(within.to(dtype), gain.to(dtype))
-
-
-@lru_cache(maxsize=64)
+@kept
 def recent_weights(
     size: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device
 ) -> RecentWeights | None:
@@ -172,10 +143,9 @@ def recent_weights(
     steady = step_size / (1 - momentum)
     if recent < 1:
         return RecentWeights(steady, None)
-    with torch.inference_mode(False):  # a tensor kept from decoding may serve a training
-        index = torch.arange(recent, dtype=torch.float64, device=device)
-        before = -steady * momentum ** (index.unsqueeze(-1) + recent - index + 1)
-        return RecentWeights(steady, before.to(dtype))
+    index = torch.arange(recent, dtype=torch.float64, device=device)
+    before = -steady * momentum ** (index.unsqueeze(-1) + recent - index + 1)
+    return RecentWeights(steady, before.to(dtype))
 
 
 def first_steady_count(momentum: float, dtype: torch.dtype) -> int:

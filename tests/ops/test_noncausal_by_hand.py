@@ -8,7 +8,7 @@ import torch
 from momentum_fairseq.ops import linear_attention, momentum_attention
 from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
 from momentum_fairseq.ops.momentum_attention import STEADY, steady_weights
-from momentum_fairseq.ops.momentum_weights import fixed_weights
+from momentum_fairseq.ops.momentum_weights import unpadded_weights
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand
 from tests.ops.cases import MOMENTA, assert_same, inputs, padding_mask, value_and_gradients
 
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_those_of_the_recorded_passes(order, padded, qu
 
 @pytest.mark.parametrize("momentum", MOMENTA)
 def test_steady_weights_are_the_weights(momentum):
-    weights = fixed_weights(65, momentum, 0.7, EXACT, CPU)
+    weights = unpadded_weights(65, momentum, 0.7, EXACT, CPU)
     steady = steady_weights(65, momentum, 0.7, EXACT, CPU)
     whole = torch.full((65,), steady.scale, dtype=EXACT)
     if steady.rest is not None:
@@ -54,7 +54,7 @@ def test_steady_weights_are_the_weights(momentum):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.1])
 def test_steady_weights_give_the_same_values_and_gradients(order, momentum):
-    leaves, weights = inputs(8, 40), fixed_weights(40, momentum, 0.7, EXACT, CPU)
+    leaves, weights = inputs(8, 40), unpadded_weights(40, momentum, 0.7, EXACT, CPU)
     steady = steady_weights(40, momentum, 0.7, EXACT, CPU)
     assert 0 < steady.first < 40 or steady.rest is None
     by_hand, recorded = both_forms(order, *leaves, weights, steady=steady)
@@ -96,7 +96,7 @@ def test_padding_may_hold_nans_which_reach_neither_values_nor_gradients(attentio
 
 def test_a_long_sequence_is_the_recorded_one():
     q, k, v = inputs(STEADY, STEADY + 3, batch=1)
-    weights = fixed_weights(STEADY + 3, 0.6, 0.7, EXACT, CPU)
+    weights = unpadded_weights(STEADY + 3, 0.6, 0.7, EXACT, CPU)
     ours = value_and_gradients(lambda: momentum_attention(q, k, v, momentum=0.6, step_size=0.7), q, k, v)
     assert_same(ours, value_and_gradients(lambda: linear_order(q, k, v, weights, None, 1e-6), q, k, v))
 

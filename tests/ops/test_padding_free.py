@@ -99,6 +99,18 @@ def test_a_feature_map_is_taken_of_each_sequence(op, feature_map, monkeypatch):
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("op", [op for op in OPS if op != "softmax"])
+def test_cu_seqlens_may_have_gaps_in_memory(op, monkeypatch):
+    attention, numbers = OPS[op]
+    q, k, v = (x.detach() for x in kernel_inputs(sum(LENGTHS), sum(LENGTHS), 8, 9, batch=1))
+    cu = bounds(LENGTHS)
+    with_gaps = torch.stack([cu, cu.flip(0)], dim=1)[:, 0]
+    for kernel in ("torch", "triton") if HAS_TRITON else ("torch",):
+        monkeypatch.setenv(VARIABLE, kernel)
+        expected = padding_free_attention(attention, q, k, v, cu_seqlens=cu, **numbers)
+        assert torch.equal(padding_free_attention(attention, q, k, v, cu_seqlens=with_gaps, **numbers), expected)
+
+
 def small_chunks(monkeypatch, segments):
     """Several chunks and segments in a short sequence; the kernels' number of segments is noted in the list that it returns."""
     pytest.importorskip("triton")

@@ -1,12 +1,12 @@
 """What the causal kernels of one call share: sizes of tiles, number of segments, the table of weights."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from momentum_fairseq.ops.kept import kept
 from momentum_fairseq.ops.kernels.causal_tiles import View
 from momentum_fairseq.ops.kernels.tiles import precision
 
@@ -94,7 +94,7 @@ def setting_of(
         table=None if table is None else per_head(table),
         gamma=per_head(fixed_number(numbers[1], q.device) if gamma is None else gamma.float().contiguous()),
         padding=None if padding is None else View(padding.view(torch.uint8), padding.stride()),
-        bounds=bounds,
+        bounds=None if bounds is None else bounds.contiguous(),
         sequences=sequences,
         feature_map=feature_map,
         operand=tl.bfloat16 if products["HALF"] else tl.float32,
@@ -140,14 +140,13 @@ def weight_table(beta: Tensor, chunk: int) -> Tensor:
     return torch.stack(rows, dim=1).float().contiguous()
 
 
-@lru_cache(maxsize=64)
+@kept
 def fixed_table(momentum: float, chunk: int, device: torch.device) -> Tensor:
-    """Kept: a dozen small operations otherwise take longer than a short sequence's attention."""
-    with torch.inference_mode(False):
-        return weight_table(torch.full((1,), momentum, dtype=torch.float64, device=device), chunk)
+    """The table `[1,6,C+1]` of one β for all heads."""
+    return weight_table(torch.full((1,), momentum, dtype=torch.float64, device=device), chunk)
 
 
-@lru_cache(maxsize=64)
+@kept
 def fixed_number(value: float, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.full((1,), value, device=device)
+    """float32 `[1]`."""
+    return torch.full((1,), value, dtype=torch.float32, device=device)
