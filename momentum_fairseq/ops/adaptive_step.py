@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.noncausal_by_hand import takes_passes_by_hand
+from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 
 Step = tuple[Tensor, Tensor, Tensor]
 
@@ -72,14 +73,15 @@ class _AdaptiveStep(torch.autograd.Function):
     def backward(ctx: Any, of_x: Tensor, of_velocity: Tensor, of_momentum: Tensor) -> tuple[Tensor | None, ...]:
         x, push, last_push, velocity = ctx.saved_tensors
         by_velocity, step_size, delta, eps = ctx.constants
-        reference = velocity if by_velocity else last_push
         if torch.is_grad_enabled():  # to be differentiated again
-            step = plain_step(x, push, last_push, velocity, reference, step_size, delta, eps)
-            needed = [i for i, need in enumerate(ctx.needs_input_grad) if need]
-            tensors, directions = [ctx.saved_tensors[i] for i in needed], (of_x, of_velocity, of_momentum)
-            found = torch.autograd.grad(step, tensors, directions, create_graph=True, allow_unused=True)
-            gradients = dict(zip(needed, found, strict=True))
-            return *(gradients.get(i) for i in range(4)), None, None, None, None
+            directions = of_x, of_velocity, of_momentum
+
+            def step(x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor) -> Step:
+                reference = velocity if by_velocity else last_push
+                return plain_step(x, push, last_push, velocity, reference, step_size, delta, eps)
+
+            return *recorded_gradients(step, ctx.saved_tensors, ctx.needs_input_grad[:4], directions), *[None] * 4
+        reference = velocity if by_velocity else last_push
         change = push - last_push
         of_push = torch.add(of_velocity, of_x, alpha=step_size)
         on_momentum = of_momentum + (of_push * velocity).sum(-1, keepdim=True)

@@ -14,6 +14,7 @@ from momentum_fairseq.ops.causal_chunks import (
     no_autocast,
     outer,
 )
+from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
 ROWS = 64
@@ -74,10 +75,12 @@ class CausalAttention(torch.autograd.Function):
         chunks, within, weights, scan, eps, recent = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
-                out, _, _ = causal_attention(q, k, v, chunks, within, weights, None, None, eps)
-                found = iter(torch.autograd.grad(out, needed, direction, create_graph=True))
-                gradients = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
+                gradients = recorded_gradients(
+                    lambda q, k, v: causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0],
+                    (q, k, v),
+                    ctx.needs_input_grad[:3],
+                    [direction],
+                )
             elif chunks == 1:
                 gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
             else:

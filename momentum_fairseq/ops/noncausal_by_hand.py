@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import no_autocast
+from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 
 Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -90,9 +91,7 @@ class _Attention(torch.autograd.Function):
         weights, quadratic, plain = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled():  # to be differentiated again
-                needed = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
-                found = iter(torch.autograd.grad(plain(q, k, v), needed, direction, create_graph=True))
-                return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), *[None] * 5
+                return *recorded_gradients(plain, (q, k, v), ctx.needs_input_grad[:3], [direction]), *[None] * 5
             differentiate = differentiate_by_scores if quadratic else differentiate_by_state
             gradients = differentiate(direction.flatten(0, 1), *saved, weights=weights)
             of_q, of_k, of_v = (x.unflatten(0, q.shape[:2]) for x in gradients)

@@ -103,3 +103,18 @@ def test_second_derivatives_go_through_states_the_feature_map_and_sequences_with
         patch.setenv(VARIABLE, "torch")
         exact = results(torch.float64)
     assert all(relative_rms(a, b) <= 1e-5 for a, b in zip(ours, exact, strict=True))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_second_derivatives_where_queries_keys_values_and_the_first_gradient_depend_on_each_other(monkeypatch):
+    x = inputs(20)[0]
+
+    def result(dtype):
+        leaf = x.detach().to(dtype).requires_grad_()
+        out = causal_momentum_attention(leaf.square(), leaf, leaf.square().sin(), momentum=0.9, step_size=0.7)
+        (once,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(once.square().sum(), leaf)[0]
+
+    ours = result(torch.float32)
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert relative_rms(ours, result(torch.float64)) <= 1e-5

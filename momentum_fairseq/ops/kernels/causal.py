@@ -215,7 +215,8 @@ def differentiate_again(ctx, *directions):
     *given, padding, bounds = ctx.saved_tensors
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        given = [x if x is None or x.requires_grad else x.detach().requires_grad_() for x in given]
+        # Views, since one may be made from another: the gradient of that one would be counted twice.
+        given = [x if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in given]
         grads, leaves = given[:4], given[4:]
         outs = by_torch(*leaves, padding, bounds, *ctx.numbers)
         pairs = [(out, grad) for out, grad in zip(outs, grads, strict=True) if grad is not None and out is not None]
