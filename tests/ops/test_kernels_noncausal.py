@@ -12,6 +12,7 @@ from momentum_fairseq.ops import (
     elu_plus_one,
     linear_attention,
     momentum_attention,
+    momentum_attention_step,
     recurrent_momentum_attention,
     symmetric_momentum_attention,
 )
@@ -51,6 +52,20 @@ def assert_is_the_oracle(leaves, **options):
     leaves = [*leaves, *(options[name] for name in numbers)]
     ours = with_gradients(call(momentum_attention), leaves)
     assert_exact(ours, with_gradients(call(oracle), doubled(leaves)), LIMITS[leaves[2].dtype])
+
+
+@pytest.mark.parametrize("length", [8, 80])
+def test_two_billion_numbers_may_lie_between_two_heads(length):
+    """Beyond the reach of 32 bits, as in a long batch without padding."""
+    heads, dim = 3, 16
+    memory = torch.empty(2**31 + length * dim, dtype=torch.float16, device=DEVICE)  # of which almost nothing is touched
+    q = memory.as_strided((1, heads, length, dim), (2**31, 2**30, dim, 1))
+    _, k, v = leaves = inputs(length, length, dim, dim, batch=1, heads=heads, dtype=torch.float16)
+    leaves[0] = q.copy_(leaves[0].detach()).requires_grad_()
+    assert_is_the_oracle(leaves, momentum=0.6, step_size=0.7)
+    one = [x.detach()[:, :, 0] for x in (q, k, v)]
+    out, _ = momentum_attention_step(*one, None, momentum=0.6, step_size=0.7, eps=0.0)
+    torch.testing.assert_close(out, (0.7 * one[2].float()).half(), rtol=2e-3, atol=1e-3)
 
 
 def test_the_shapes_of_these_tests_are_of_both_orders():

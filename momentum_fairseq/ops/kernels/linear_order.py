@@ -56,7 +56,8 @@ def sum_states(
 
     Into states `[B,H,splits,D,M]` and sums `[B,H,splits,D]`.
     """
-    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    bh = tl.program_id(0).to(tl.int64)
+    b, h = bh // H, bh % H
     row, start, keys = sequence(bounds, b, S)
     k = head(k, k_strides, row, h, start)
     m = tl.program_id(2) * BLOCK_M
@@ -81,7 +82,7 @@ def sum_states(
             position = j + tl.arange(0, KEYS)
             y = y * tl.load(key_weights + position, mask=position < keys, other=0.0)[:, None]
         total += tl.sum(y, 0)
-    out = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    out = bh * tl.num_programs(1) + tl.program_id(1)
     store_rows(states + out * D * M + m, state, 0, D, M, M - m, BLOCK_D, BLOCK_M)
     if m == 0:
         d = tl.arange(0, BLOCK_D)
@@ -96,7 +97,7 @@ def read_states(
 ):  # fmt: skip
     """o_i = q_iᵀ s / l_i with l_i = q_i·z + eps, for ROWS queries of one head; and 1 / l_i."""
     bh = tl.program_id(0).to(tl.int64)
-    b, h = bh // H, tl.program_id(0) % H
+    b, h = bh // H, bh % H
     row, start, queries = sequence(bounds, b, N)
     i = tl.program_id(1) * ROWS
     if i >= queries:
@@ -123,7 +124,7 @@ def query_gradients(
 ):  # fmt: skip
     """dq_i = s e_i − δ_i z with e_i = g_i / l_i, δ_i = e_i·o_i; and −δ_i, the share of q_i in the gradient of z."""
     bh = tl.program_id(0).to(tl.int64)
-    b, h = bh // H, tl.program_id(0) % H
+    b, h = bh // H, bh % H
     row, start, queries = sequence(bounds, b, N)
     i = tl.program_id(1) * ROWS
     if i >= queries:
@@ -158,7 +159,7 @@ def key_gradients(
 ):  # fmt: skip
     """dk_j = w_j ds v_j + dz        dv_j = w_j dsᵀ k_j        dw_j = k_jᵀ ds v_j"""
     bh = tl.program_id(0).to(tl.int64)
-    b, h = bh // H, tl.program_id(0) % H
+    b, h = bh // H, bh % H
     row, start, keys = sequence(bounds, b, S)
     j = tl.program_id(1) * KEYS
     if j >= keys:

@@ -16,7 +16,8 @@ def read_by_scores(
     ROWS: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """o_i = Σ_j w_j (q_i·k_j) v_j / l_i with l_i = Σ_j q_i·k_j + eps, for ROWS queries of one head; and 1 / l_i."""
-    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    bh = tl.program_id(0).to(tl.int64)
+    b, h = bh // H, bh % H
     row, start, queries = sequence(query_bounds, b, N)
     key_row, key_start, keys = sequence(key_bounds, b, S)
     i = tl.program_id(1) * ROWS
@@ -61,7 +62,8 @@ def gradients_by_scores(
         e_i = g_i / l_i        δ_i = e_i·o_i        t_ij = w_j e_i·v_j − δ_i
         dq_i = Σ_j t_ij k_j        dk_j = Σ_i t_ij q_i        dv_j = w_j Σ_i (q_i·k_j) e_i        dw_j = Σ_i (q_i·k_j) (e_i·v_j)
     """
-    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    bh = tl.program_id(0).to(tl.int64)
+    b, h = bh // H, bh % H
     row, start, queries = sequence(query_bounds, b, N)
     key_row, key_start, keys = sequence(key_bounds, b, S)
     q = head(q, q_strides, row, h, start)

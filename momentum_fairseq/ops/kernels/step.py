@@ -28,7 +28,8 @@ def advance_and_read(
 
     Of some columns of one head where several programs share it: then none of them writes z, which all read.
     """
-    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    bh = tl.program_id(0).to(tl.int64)
+    b, h = bh // H, bh % H
     x = one_row(q, q_strides, b, h, D, MAPPED, BLOCK_D)
     y = one_row(k, k_strides, b, h, D, MAPPED, BLOCK_D)
     d = tl.arange(0, BLOCK_D)
@@ -74,7 +75,8 @@ def add_key(
     k, z, from_z, k_strides, z_strides, from_z_strides, H, D, FRESH: tl.constexpr, MAPPED: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """z ← z + k of one head."""
-    b, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
+    bh = tl.program_id(0).to(tl.int64)
+    b, h = bh // H, bh % H
     total = one_row(k, k_strides, b, h, D, MAPPED, BLOCK_D)
     d = tl.arange(0, BLOCK_D)
     if not FRESH:
