@@ -42,8 +42,15 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
+def place(row: Row) -> tuple[int, int]:
+    """Sorts rows: the paper's first, in its order, the plain one of a name before its variants; the others as the files are."""
+    return (list(PAPER).index(row.name), len(row.marks)) if row.name in PAPER else (len(PAPER), 0)
+
+
 def steps_of(rows: list[Row], split: str, lengths: str) -> list[str]:
-    return in_order(key[2] for row in rows for r in row.results for key in r.scores if key[:2] == (split, lengths))
+    """The steps that any row has: numbers by size, then adaptive, then beams."""
+    steps = {key[2] for row in rows for r in row.results for key in r.scores if key[:2] == (split, lengths)}
+    return sorted(steps, key=lambda step: (not step.isdigit(), int(step) if step.isdigit() else 0, step))
 
 
 def is_iwslt16(rows: list[Row]) -> bool:
@@ -186,7 +193,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw BLEU against steps and speed, and speed against length")
     options = parser.parse_args()
     results = read_results(options.files)
-    rows = group_rows(results)
+    rows = sorted(group_rows(results), key=place)
     baseline = find_baseline(rows, options.baseline) if options.baseline else None
     if is_iwslt16(rows):
         print(paper_table(rows), end="\n\n")

@@ -98,6 +98,19 @@ def test_results_without_kept_sentences_have_no_interval(print_table):
     assert cells(text.split("| bleu test, predicted length, less")[1].split("\n\n")[0], "softmax")[0] == "+0.03"
 
 
+def test_rows_and_columns_stand_in_the_papers_order_whatever_the_order_of_the_files(make, print_table):
+    teacher, tried = make("teacher", steps=("beam 4",)), make("linear", 3, steps=("adaptive", "5"), length_beam=5)
+    text = print_table(teacher, make("adaptive", 5), tried, make("linear", steps=("10", "2")), make("softmax"))
+    assert text.startswith("| bleu valid, predicted length | 1 | 2 | 5 | 10 | adaptive | beam 4 |")
+    rows = [line.split(" | ")[0].strip("| ") for line in text.split("\n\n")[0].splitlines()[2:]]
+    assert rows == ["softmax", "linear", "linear, length beam 5", "adaptive", "teacher"]
+
+
+def test_the_table_of_raw_multi30k_is_what_its_results_give(print_table):
+    folder = ROOT / "examples/multi30k_en_de/results/small"
+    assert print_table(*sorted(folder.glob("*.json"))) == (folder / "table.md").read_text(encoding="utf-8")
+
+
 def test_the_teacher_has_a_column_of_its_own(make, print_table):
     text = print_table(make("softmax"), make("teacher", steps=("beam 4",)))
     assert "| 1 | 10 | beam 4 |" in text
