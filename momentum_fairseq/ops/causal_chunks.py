@@ -138,9 +138,9 @@ def states_between(
     batch, heads, chunks, _, dim = k.shape
     sums = F.pad(k.sum(-2).cumsum(2), (0, 0, 1, 0))
     sums = sums if z is None else sums + z.unsqueeze(2)
+    rows, width = 1, dim * v.shape[-1]
     if weights is not None:
-        k = outer(k, over_chunks(weights.keys, chunks))
-    rows, width = k.shape[-1] // dim, dim * v.shape[-1]
+        k, rows = outer(k, over_chunks(weights.keys, chunks)), weights.keys.shape[-1]
     own = (k.transpose(-1, -2) @ v).reshape(batch * heads, chunks, rows, width)
     state = own.new_zeros(batch * heads, rows, width) if initial is None else initial.reshape(batch * heads, rows, width)
     states = [state]

@@ -120,6 +120,16 @@ def test_an_empty_batch_or_sequence_gives_an_empty_output_and_gradients(attentio
     assert [x.shape for x in gradients] == [x.shape for x in leaves]
 
 
+@pytest.mark.parametrize("dim, value_dim", [(0, 3), (5, 0), (0, 0)])
+@pytest.mark.parametrize("name", ["causal linear", "causal momentum"])
+def test_a_state_of_no_features_or_no_values_is_carried_on(name, dim, value_dim):
+    attention, (q, k, v) = ATTENTIONS[name], inputs(150, 150, dim=dim, value_dim=value_dim)
+    _, state = attention(q, k, v, return_state=True)
+    out, state = attention(q, k, v, initial_state=state, return_state=True)
+    assert out.shape == (3, 2, 150, value_dim) and not out.any()
+    assert state.s.shape == (3, 2, dim, value_dim) and state.z.shape == (3, 2, dim)
+
+
 @pytest.mark.parametrize("length", [4, LINEAR_ORDER, 150])
 def test_a_nan_comes_out_of_its_own_sentence_only(attention, length):
     q, k, v = (x.detach().clone() for x in inputs(length, length))
