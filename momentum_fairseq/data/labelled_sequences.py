@@ -60,17 +60,29 @@ class LabelledSequences:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        """The tokens, int64 `[N]` (of each part in turn), and the label, an int."""
+        """The tokens, int64 `[N]` (of each part in turn), and the label, an int.
+
+        Raises:
+            IndexError: no such item. SequenceError: a token that is none of the vocabulary.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: {self.split} has items 0 to {len(self) - 1}, none {index}")
-        tokens = (torch.from_numpy(flat[offsets[index] : offsets[index + 1]].astype(np.int64)) for flat, offsets in self.parts)
-        return *tokens, int(self.labels[index])
+        return *(self._tokens(part, index) for part in range(len(self.parts))), int(self.labels[index])
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return map(self.__getitem__, range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder, self.split)
+
+    def _tokens(self, part: int, index: int) -> Tensor:
+        flat, offsets = self.parts[part]
+        tokens = flat[offsets[index] : offsets[index + 1]]
+        if (largest := tokens.max()) >= self.vocabulary:
+            path = self._path("tokens" if part == 0 else f"tokens{part + 1}")
+            where = f"item {index:,} has token {largest}"
+            raise SequenceError(f"{path}: damaged: {where}, not one of 0 to {self.vocabulary - 1}; {REMEDY}")
+        return torch.from_numpy(tokens.astype(np.int64))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.split}.{name}.npy"

@@ -131,6 +131,17 @@ def test_files_that_disagree_are_refused_by_name(folder, name, array, message):
         LabelledSequences(folder, "train")
 
 
+def test_a_token_that_is_none_of_the_vocabulary_is_refused_where_it_is_read(tmp_path):
+    folder = write(tmp_path / "set", SEQUENCES, SECOND)
+    tokens = np.load(folder / "train.tokens2.npy")
+    tokens[3] = 301
+    np.save(folder / "train.tokens2.npy", tokens)
+    read = LabelledSequences(folder, "train")
+    assert len(read[0]) == 3
+    with pytest.raises(SequenceError, match="train.tokens2.npy: damaged: item 1 has token 301, not one of 0 to 299; prepare"):
+        read[1]
+
+
 def test_a_split_or_item_that_is_not_there_is_refused(folder):
     with pytest.raises(SequenceError, match=r"no split 'test'; it has train, dev"):
         LabelledSequences(folder, "test")
