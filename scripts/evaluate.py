@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from bootstrap import pack
+from checkpoint_data import check_data
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
 from run_record import hardware, run_record, training_record, write_json
-from scoring import Scorer, describe_data, prepared_settings
+from scoring import Scorer, describe_data
 from translating import Decoder, batches, decoders, speed
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
@@ -82,21 +83,6 @@ def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, F
     model = models[0].to(device, DTYPES[options.dtype]).eval()
     model.prepare_for_inference_(cfg)
     return model, cfg, task
-
-
-def check_data(checkpoint: Path, cfg: Any, data: Path) -> None:
-    """End with a message where the data is of another direction, or has another dictionary, than what was trained on."""
-    settings = prepared_settings(data)
-    prepared, trained = (settings["SOURCE_LANG"], settings["TARGET_LANG"]), (cfg.task.source_lang, cfg.task.target_lang)
-    if prepared != trained:
-        raise SystemExit(f"error: {checkpoint} translates {'-'.join(trained)}, but {data} is prepared for {'-'.join(prepared)}")
-    for language in trained:
-        own, other = (folder / f"dict.{language}.txt" for folder in (checkpoint.parent, data / "data-bin"))
-        if own.is_file() and own.read_bytes() != other.read_bytes():
-            raise SystemExit(
-                f"error: {checkpoint}: was trained with another dictionary, {own}, than {other}; "
-                f"prepare the data with the checkpoint's (SRCDICT, CODES)"
-            )
 
 
 def measure_scores(

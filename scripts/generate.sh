@@ -59,6 +59,7 @@ esac
 python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || arguments+=(--cpu)
 
 export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning
+python "$ROOT/scripts/checkpoint_data.py" "$CHECKPOINT" "$DATA"
 log=$OUT/$SUBSET.log
 hypotheses=$OUT/$SUBSET.hyp
 if ! fairseq-generate "${arguments[@]}" "$@" >"$log.part" 2>"$log.err"; then

@@ -1,8 +1,10 @@
 """evaluate.py on small models of random weights: refinement and autoregressive."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import bootstrap  # noqa: E402
+import checkpoint_data  # noqa: E402
 import evaluate  # noqa: E402
 import translating  # noqa: E402
 
@@ -107,8 +110,13 @@ def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, 
     settings = (other / "settings.txt").read_text()
     swapped = settings.replace("SOURCE_LANG=src", "SOURCE_LANG=tgt").replace("TARGET_LANG=tgt", "TARGET_LANG=src")
     (other / "settings.txt").write_text(swapped)
-    with pytest.raises(SystemExit, match=r"checkpoint_best.pt translates src-tgt, but .*other is prepared for tgt-src"):
+    reason = r"checkpoint_best.pt translates src-tgt, but .*other is prepared for tgt-src"
+    with pytest.raises(SystemExit, match=reason):
         run(nat, data=other)
+    variables = {"DATA": other, "CHECKPOINT": nat, "OUT": tmp_path / "translation", "MOMENTUM_ENV": sys.prefix}
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+    translated = subprocess.run(["bash", str(ROOT / "scripts/generate.sh")], env=environment, capture_output=True, text=True)
+    assert translated.returncode == 1 and re.search(reason, translated.stderr)
     (other / "settings.txt").write_text(settings)
     words = (other / "data-bin/dict.tgt.txt").read_text().splitlines(keepends=True)
     beside = nat.with_name("dict.tgt.txt")
@@ -116,6 +124,18 @@ def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, 
     with pytest.raises(SystemExit, match=r"was trained with another dictionary, .*dict.tgt.txt, than .*dict.tgt.txt; prepare"):
         run(nat, data=other)
     beside.unlink()
+    with pytest.raises(SystemExit, match=r"other/settings.txt: not a checkpoint of fairseq that loads safely"):
+        checkpoint_data.main([str(other / "settings.txt"), str(other)])
+
+
+def test_a_checkpoint_whose_training_was_given_no_languages_is_scored(nat, run, prepared, tmp_path):
+    state = torch.load(nat, weights_only=True)
+    state["cfg"]["task"].update(source_lang=None, target_lang=None)
+    unnamed = tmp_path / "unnamed.pt"
+    torch.save(state, unnamed)
+    checkpoint_data.main([str(unnamed), str(prepared)])
+    flags = ("--steps=1", "--splits=test", "--lengths=predicted", "--speed-runs=0")
+    assert run(unnamed, *flags)["scores"] == run(nat, *flags)["scores"]
 
 
 def test_the_kept_sentences_give_the_scores(nat, run):
