@@ -266,10 +266,11 @@ class MomentumAttention(AttentionKind):
         return momentum_weights(k.shape[2], **numbers, key_padding_mask=key_padding_mask, dtype=dtype, device=k.device)
 
     def _numbers(self) -> dict[str, float | Tensor]:
-        momentum, step_size = self.fixed or (
-            torch.sigmoid(self.momentum_logit.float()),
-            F.softplus(self.step_size_raw.float()),
-        )
+        if self.fixed:
+            momentum, step_size = self.fixed
+        else:
+            dtype = torch.promote_types(self.momentum_logit.dtype, torch.float32)
+            momentum, step_size = torch.sigmoid(self.momentum_logit.to(dtype)), F.softplus(self.step_size_raw.to(dtype))
         return {"momentum": momentum, "step_size": step_size}
 
 

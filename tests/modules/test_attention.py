@@ -60,6 +60,13 @@ def test_a_step_size_that_is_not_positive_and_finite_is_refused(value, learned):
         attention("momentum", step_size=value, momentum_learned=learned)
 
 
+def test_learned_numbers_keep_the_digits_of_float64():
+    layer = attention("momentum", momentum_learned=True)
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    numbers = layer.attention.momentum_logit, layer.attention.step_size_raw
+    assert torch.autograd.gradcheck(lambda *_: layer(x, x, x), numbers)
+
+
 def test_a_learned_momentum_can_not_start_at_zero():
     with pytest.raises(ValueError, match="learned momentum must start inside"):
         attention("momentum", momentum=0.0, momentum_learned=True)
