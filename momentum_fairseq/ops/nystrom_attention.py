@@ -93,7 +93,8 @@ def segment_means(key_padding_mask: Tensor | None, x: Tensor, landmarks: int) ->
     """
     length, segment = x.shape[2], torch.arange(landmarks, device=x.device)
     if key_padding_mask is None and length >= landmarks:
-        position, count = torch.arange(length, device=x.device).unsqueeze(0), torch.tensor([length], device=x.device)
+        # Not torch.tensor, which would copy the number from the host and wait for that.
+        position, count = torch.arange(length, device=x.device).unsqueeze(0), torch.full((1,), length, device=x.device)
         real, unused = torch.ones_like(position, dtype=torch.bool), None
     else:
         count = real_counts(key_padding_mask, x)
