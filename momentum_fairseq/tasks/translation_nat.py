@@ -82,16 +82,19 @@ class TranslationNatTask(TranslationTask):
         folder = utils.split_paths(cfg.data)[0]
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"no data folder {folder}; make it with scripts/prepare_parallel.sh")
-        if cfg.source_lang is None or cfg.target_lang is None:
+        guessed = cfg.source_lang is None or cfg.target_lang is None
+        if guessed:
             cfg.source_lang, cfg.target_lang = data_utils.infer_language_pair(folder)
         if cfg.source_lang is None or cfg.target_lang is None:
             raise ValueError(f"can't tell the languages of {folder}; give --source-lang and --target-lang")
         for language in (cfg.source_lang, cfg.target_lang):
             dictionary = os.path.join(folder, f"dict.{language}.txt")
             if not os.path.isfile(dictionary):
+                # fairseq takes dict.pt-BR.txt for data from pt to BR
+                unless = ", or give --source-lang and --target-lang, which were guessed from file names" if guessed else ""
                 raise FileNotFoundError(
                     f"no dictionary {dictionary}; prepare the data with scripts/prepare_parallel.sh, or copy the "
-                    f"dictionary that the model was trained with"
+                    f"dictionary that the model was trained with{unless}"
                 )
         return super().setup_task(cfg, **kwargs)
 

@@ -225,6 +225,11 @@ def test_a_missing_folder_dictionary_or_language_is_named(build_task, corpus, tm
     (tmp_path / "bin" / "dict.tgt.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"no dictionary .*dict\.tgt\.txt; prepare the data"):
         build_task(data=str(tmp_path / "bin"))
+    hyphenated = tmp_path / "hyphenated"
+    hyphenated.mkdir()
+    (hyphenated / "dict.pt-BR.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"dict\.pt\.txt; .* give --source-lang and --target-lang, which were guessed"):
+        build_task(data=str(hyphenated), source_lang=None, target_lang=None)
 
 
 def test_a_missing_split_is_named(build_task):
