@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from end_with_parent import end_with_parent
 from parallel_text import InputError, run
 from run_record import run_record
 
@@ -149,7 +150,7 @@ def generate_set(
     total = sum(settings["counts"])
     first = range(-(-total // block))
     try:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
             list(pool.map(make_shard, itertools.repeat(shards), first, itertools.repeat(make)))
     except BrokenProcessPool:
         raise InputError(f"{shards}: a process was killed (out of memory?); run again to go on, with fewer --workers") from None
