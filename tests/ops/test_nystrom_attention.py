@@ -70,6 +70,21 @@ def test_the_iteration_nears_the_inverse_of_each_matrix_by_itself():
     assert_same([iterative_pseudo_inverse(kernels, 6)], [alone])
 
 
+def test_the_inverse_takes_the_papers_six_iterations():
+    """With two landmarks of one head, written out; the exact inverse is still far."""
+    q, k, v = (x.detach() for x in case(2, batch=1))
+    scores = (0.2 * k @ (0.2 * k).transpose(-1, -2) / 5**0.5).softmax(-1)
+    for head in range(2):
+        kernel, one = scores[0, head], torch.eye(2, dtype=torch.float64)
+        inverse = kernel.T / (kernel.sum(0).max() * kernel.sum(1).max())
+        for _ in range(6):
+            product = kernel @ inverse
+            inverse = inverse @ (13 * one - product @ (15 * one - product @ (7 * one - product))) / 4
+        assert (inverse @ kernel - one).norm() > 1e-3
+        ours = nystrom_attention(0.2 * k, 0.2 * k, v, 2, self_attention=True)[0, head]
+        torch.testing.assert_close(ours, kernel @ inverse @ kernel @ v[0, head], rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("self_attention", [False, True])
 def test_the_error_to_softmax_attention_falls_with_the_landmarks(self_attention):
     """On sequences that change slowly, as means of segments suppose."""
