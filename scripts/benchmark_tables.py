@@ -65,11 +65,16 @@ def attention(record: Record) -> list[str]:
     facts = []
     for kind, mask in in_order(times, "kind", "mask"):
         facts.append(extremes([row for row in times if (row["kind"], row["mask"]) == (kind, mask)], kind, mask))
-    spread = 100 * median(row["iqr_ms"] / row["median_ms"] for row in times)
     fits = [row["r_squared_against_length"] for row in record["memory"] if row["kind"] == "momentum"]
-    facts.append(f"The middle half of the turns spans {spread:.0f} % of the median time (median over all cells).")
+    facts.append(spread(times))
     facts.append(f"Momentum's peak memory against N is a straight line with R² of {min(fits):.5f} or more.")
     return [*rows(["time / softmax's, N =", *map(str, lengths)], body), "", *points(facts)]
+
+
+def spread(measured: list[Record]) -> str:
+    """How far the turns of a cell lie apart."""
+    share = 100 * median(row["iqr_ms"] / row["median_ms"] for row in measured)
+    return f"The middle half of the turns spans {share:.0f} % of the median time (median over all cells)."
 
 
 def in_order(entries: list[Record], *names: str) -> list[tuple[Any, ...]]:
@@ -133,6 +138,7 @@ def autoregressive(record: Record) -> list[str]:
     for search in dict.fromkeys(row["search"] for row in steps):
         growth = ", ".join(f"{kind} {found[search, last, kind]['over_first']:.2f}" for kind in kinds)
         facts.append(f"{search.capitalize()}: word {last:,}'s time over word {first}'s is {growth}.")
+    facts.append(spread(steps))
     return [*rows(["time of a step, state", *kinds], body), "", *points(facts)]
 
 
@@ -149,6 +155,7 @@ def kinds(record: Record) -> list[str]:
         text += [*rows([f"{part}: time / linear's, N =", *map(str, lengths)], body), ""]
         faster = [f"{milliseconds[part, 'softmax', n] / milliseconds[part, 'momentum', n]:.1f} at {n}" for n in lengths]
         facts.append(f"{part.capitalize()}: momentum's speed over softmax's is {', '.join(faster)}.")
+    facts.append(spread(record["measured"]))
     fit = min(row["memory_r_squared"] for row in record["summary"])
     return [*text, *points([*facts, f"Peak memory against N is a straight line for all, R² of {fit:.6f} or more."])]
 
@@ -170,7 +177,7 @@ def kernels(record: Record) -> list[str]:
         head = [f"{pass_}, D = {dim}: time / softmax's, N =", *(str(length) for _, length, _, _ in columns)]
         text += [*rows(head, body), ""]
     others = [kind for (kind,) in in_order(times, "kind") if kind not in ("softmax", "momentum")]
-    facts = [over(times, found, kind) for kind in others]
+    facts = [*(over(times, found, kind) for kind in others), spread(times)]
     for row in times:
         if row.get("goal_ms"):
             shape = f"({row['batch']}, {row['length']}, {row['heads']}, {row['dim']})"
