@@ -234,7 +234,7 @@ def test_options_of_a_refinement_reach_its_generator(build_task):
     task = build_task()
     options, teacher = Namespace(length_beam=3, collapse_repeats=True), object()
     predicted = translating.refinement(task, options, "predicted", "adaptive", teacher)
-    assert (predicted.length_beam, predicted.adaptive, predicted.max_steps) == (3, True, translating.ADAPTIVE_MAX_STEPS)
+    assert (predicted.length_beam, predicted.adaptive, predicted.max_steps) == (3, True, 10)
     oracle = translating.refinement(task, options, "oracle", "5", teacher)
     assert predicted.scorer is teacher and oracle.scorer is None
     assert (oracle.length_beam, oracle.oracle_length, oracle.adaptive, oracle.max_steps) == (1, True, False, 5)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
@@ -85,7 +86,10 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
     text = print_table(make("linear", 2, seed=1), make("linear", 4, seed=2), make("adaptive", 5), "--baseline", "linear")
     mean, deviation = (bleu(2) + bleu(4)) / 2, abs(bleu(2) - bleu(4)) / 2**0.5
     assert cells(text, "linear, 2 seeds")[0] == f"{mean:.2f} ± {deviation:.2f}"
-    assert cells(text.split("less linear, 2 seeds")[1], "adaptive")[0].startswith(f"{bleu(5) - mean:+.2f} ± ")
+    resampled = {wrong: bootstrap.resample(np.array(statistics(wrong))) for wrong in (2, 4, 5)}
+    less = bootstrap.difference(bleu(5) - mean, resampled[5], (resampled[2] + resampled[4]) / 2)
+    expected = f"{less.value:+.2f} ± {less.interval:.2f} (p {less.p_value:.3f})"
+    assert cells(text.split("less linear, 2 seeds")[1], "adaptive")[0] == expected
     assert "the standard deviation over them" in text
 
 
