@@ -12,6 +12,7 @@ from momentum_fairseq.models.config import ModelConfig, OptionsInCheckpoint, lay
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import Dropout, EncoderLayer, LearnedPositions
 from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
+from momentum_fairseq.ops.mean_of_real import mean_of_real
 
 PAD = 0
 EMBEDDING_STD = 0.02  # of Xiong et al., for tokens and positions
@@ -93,15 +94,6 @@ class LraClassifierModel(OptionsInCheckpoint, BaseFairseqModel):
     def max_positions(self) -> int:
         """The longest sequence, in tokens."""
         return self.max_length
-
-
-def mean_of_real(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """`[B,N,C]`, bool `[B,N]` (True = padding) → the mean over the real positions `[B,C]`, summed in float32 at least."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if padding_mask is None:
-        return x.mean(1, dtype=dtype).to(x.dtype)
-    count = (~padding_mask).sum(1, keepdim=True).clamp(min=1)
-    return (x.masked_fill(padding_mask.unsqueeze(-1), 0.0).sum(1, dtype=dtype) / count).to(x.dtype)
 
 
 # Xiong et al. 2021 (Nyströmformer): sizes; Nguyen et al. 2022, Table 1: momentum, step size, adaptive step size.

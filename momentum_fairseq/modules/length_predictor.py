@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from momentum_fairseq.ops.mean_of_real import mean_of_real
+
 
 class LengthPredictor(nn.Module):
     """Classify clamp(T − S, −R, R) from the mean encoder outputs of the real source tokens.
@@ -25,10 +27,7 @@ class LengthPredictor(nn.Module):
 
     def forward(self, layers: list[Tensor], padding_mask: Tensor) -> Tensor:
         """L tensors `[B,S,C]`, bool `[B,S]` (True = padding) → logits `[B, 2R+1]`."""
-        real = (~padding_mask).unsqueeze(-1).to(layers[0].dtype)
-        count = real.sum(1).clamp(min=1)
-        means = [(layer.detach() * real).sum(1) / count for layer in layers]
-        return self.classifier(torch.cat(means, dim=-1))
+        return self.classifier(mean_of_real(torch.cat([layer.detach() for layer in layers], dim=-1), padding_mask))
 
     def target(self, source_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         """Word counts int64 `[B]`, `[B]` → the class of each sentence, int64 `[B]`."""

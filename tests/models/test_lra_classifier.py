@@ -12,7 +12,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import setup_task
 from torch import Tensor, nn
 
-from momentum_fairseq.models.lra_classifier import PROTOCOL, LraClassifierConfig, LraClassifierModel, mean_of_real
+from momentum_fairseq.models.lra_classifier import PROTOCOL, LraClassifierConfig, LraClassifierModel
 from momentum_fairseq.modules import ATTENTION_KINDS, CONNECTIONS
 from tests.lra_sets import write_set
 
@@ -84,15 +84,6 @@ def test_two_sequences_are_read_each_by_itself_and_compared_by_product_and_diffe
     for i, j in ((0, 1), (1, 0)):
         features = torch.cat([means[i], means[j], means[i] * means[j], means[i] - means[j]])
         torch.testing.assert_close(found[i], model.classifier(features), rtol=0, atol=1e-12)
-
-
-def test_the_mean_is_summed_in_float32():
-    x = torch.full((2, 5000, 3), 30.0, dtype=torch.float16)  # their sum is beyond float16
-    mask = torch.zeros(2, 5000, dtype=torch.bool)
-    mask[1, 10:] = True
-    x[1, 10:] = float("nan")
-    for found in (mean_of_real(x[:1], None), mean_of_real(x, mask)):
-        assert found.dtype == torch.float16 and torch.equal(found, torch.full_like(found, 30.0))
 
 
 def test_what_it_was_not_built_for_is_refused():

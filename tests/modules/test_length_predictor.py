@@ -49,6 +49,12 @@ def test_the_lengths_of_a_beam_differ_where_offsets_are_clamped_to_one_length():
     assert predictor.lengths(logits[:1], source[:1], 3, max_length=2).tolist() == [[1, 2, 1]]
 
 
+def test_of_equally_probable_lengths_the_shortest_goes_first():
+    predictor = LengthPredictor(4, 1, max_offset=2)
+    logits = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0]])
+    assert predictor.lengths(logits, torch.tensor([10]), 5, max_length=100).tolist() == [[9, 11, 12, 8, 10]]
+
+
 def test_more_lengths_than_there_are_are_refused():
     predictor = LengthPredictor(4, 1, max_offset=2)
     with pytest.raises(ValueError, match="--iter-decode-with-beam 6: the model tells 5 lengths apart"):
@@ -63,6 +69,18 @@ def test_the_logits_are_a_linear_map_of_the_masked_means():
     means = [torch.cat([layer[b][~padding[b]].mean(0) for layer in layers]) for b in range(2)]
     expected = torch.stack(means) @ predictor.classifier.weight.T + predictor.classifier.bias
     torch.testing.assert_close(predictor(layers, padding), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.bfloat16, 257), (torch.float16, 2049)])
+def test_positions_are_counted_exactly_in_low_precision(dtype, count):
+    """The count is the first integer that the dtype lacks."""
+    predictor = LengthPredictor(1, 1, max_offset=0).to(dtype)
+    torch.nn.init.ones_(predictor.classifier.weight)
+    torch.nn.init.zeros_(predictor.classifier.bias)
+    x = torch.ones(1, count, 1, dtype=dtype)
+    x[0, 0] = 0
+    mean = predictor([x], torch.zeros(1, count, dtype=torch.bool))
+    assert torch.equal(mean, torch.tensor([[(count - 1) / count]], dtype=dtype))
 
 
 @pytest.mark.parametrize("left", [0, 3])
