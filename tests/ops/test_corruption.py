@@ -3,6 +3,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from momentum_fairseq.ops import corrupt
 from momentum_fairseq.ops.corruption import COPY, REPLACE, SWAP
@@ -50,6 +51,22 @@ def test_the_input_stays_as_it_was():
     before = tokens.clone()
     run(tokens, 1.0)
     assert torch.equal(tokens, before)
+
+
+def test_nothing_is_copied_from_the_host_or_back():
+    """A GPU would be waited for: for numbers made into a tensor (lift_fresh), and for those read off one."""
+    tokens, seen = sentences(), set()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.add(function.overloadpacket)
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        run(tokens, 0.5)
+    aten = torch.ops.aten
+    assert aten.scatter_ in seen
+    assert not seen & {aten.lift_fresh, aten._local_scalar_dense, aten.nonzero}
 
 
 def test_the_same_generator_gives_the_same_damage():
