@@ -43,10 +43,15 @@ class RandomDraws(nn.Module):
         self._redraw()
 
     def _redraw(self) -> None:
+        if self.seed.is_meta:  # nothing is loaded into these
+            return
         self.drawn = int(self.number)  # beside the buffer, which a GPU would be waited for at each update
-        self.values.copy_(self._numbers())
+        numbers = self._numbers()
+        self.values = numbers.to(self.values.dtype) if self.values.is_meta else self.values.copy_(numbers)
 
     def _numbers(self) -> Tensor:
+        """On the seed's device; of a seed on `meta`, which has no value, the shape is all that counts."""
         # torch's generator on the CPU reads 32 bits of its seed; Random makes them of all of its own.
-        seed = Random(f"{int(self.seed)} {int(self.number)}").getrandbits(32)
-        return self.draw(torch.Generator().manual_seed(seed))
+        seed = 0 if self.seed.is_meta else Random(f"{int(self.seed)} {int(self.number)}").getrandbits(32)
+        with torch.device("cpu"):  # where a model is built within torch.device("meta") or torch.device("cuda")
+            return self.draw(torch.Generator().manual_seed(seed)).to(self.seed.device)

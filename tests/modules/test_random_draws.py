@@ -73,3 +73,19 @@ def test_attention_draws_anew_by_its_interval(kind):
         outputs.append(module(x, x, x).detach())
     changed = [update for update in range(1, 7) if not torch.equal(outputs[update], outputs[update - 1])]
     assert changed == [3, 6]
+
+
+@pytest.mark.parametrize("kind", ["performer", "rfa", "reformer"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_module_built_on_meta_draws_once_it_is_loaded(kind, assign):
+    def build() -> MultiheadAttention:
+        return MultiheadAttention(12, 2, AttentionOptions(kind=kind), self_attention=True)
+
+    saved = build()
+    with torch.device("meta"):
+        module = build()
+    assert all(x.is_meta for x in (*module.parameters(), *module.buffers()))
+    module = module if assign else module.to_empty(device="cpu")
+    module.load_state_dict(saved.state_dict(), assign=assign)
+    x = torch.randn(2, 20, 12)
+    assert torch.equal(module(x, x, x), saved(x, x, x))
