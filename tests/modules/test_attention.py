@@ -140,11 +140,11 @@ def test_each_head_uses_its_own_learned_values():
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)
 @pytest.mark.parametrize("keys", [3, 40])  # fewer and more than a head's features: both orders of contraction
 def test_a_feature_map_is_taken_of_queries_and_keys(feature_map, keys):
-    module = MomentumAttention(2, AttentionOptions(feature_map=feature_map))
+    module = MomentumAttention(2, AttentionOptions(feature_map=feature_map, momentum=0.9, step_size=0.4))
     torch.manual_seed(1)
     q, k, v = (torch.randn(2, 2, keys, 5, dtype=torch.float64) for _ in range(3))
     phi = FEATURE_MAPS[feature_map]
-    expected = recurrent_momentum_attention(phi(q), phi(k), v, momentum=0.6, step_size=0.6, causal=False)
+    expected = recurrent_momentum_attention(phi(q), phi(k), v, momentum=0.9, step_size=0.4, causal=False)
     qkv = torch.stack([x.transpose(1, 2) for x in (q, k, v)], dim=2)  # [B,N,3,H,D]
     for out in (module(q, k, v, None), module.joint(qkv, None), module.recall(q, module.remember(k, v, None))):
         torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)

@@ -134,6 +134,7 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11", ""]
     text = print_table(make("softmax", data={**data, "corpus": "TED mix en-de: a substitute for IWSLT'16", "substitute": True}))
     assert "24.34" not in text
+    assert "24.34" not in print_table(make("softmax", data=data), make("linear"))
 
 
 def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
@@ -189,6 +190,9 @@ def test_results_of_different_test_sets_are_refused(make, print_table):
     other = {**data, "sets": {"valid": {"name": "tst2012", "sentences": 51, "sha256": "bb"}}}
     with pytest.raises(SystemExit, match=r"different valid sets \(50 sentences of tst2013, 51 of tst2012\)"):
         print_table(make("linear"), make("softmax", data=other, sentence_statistics={}))
+    as_many = {**data, "sets": {"valid": {**data["sets"]["valid"], "sha256": "bb"}}}
+    with pytest.raises(SystemExit, match="different valid sets"):
+        print_table(make("linear"), make("softmax", data=as_many))
     with pytest.raises(SystemExit, match="lowercased"):
         print_table(make("linear"), make("softmax", text={"lowercased": True, "tokenized": False}))
     scores = json.loads(make("x").read_text())["scores"]
