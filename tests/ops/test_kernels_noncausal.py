@@ -125,8 +125,20 @@ def test_the_feature_map_may_be_taken_on_the_way(order):
 @pytest.mark.parametrize("programs", [1, 64])
 def test_as_many_splits_as_fill_the_device_give_the_same(programs, monkeypatch):
     monkeypatch.setattr(noncausal_launches, "programs_to_fill", lambda _: programs)
-    leaves = inputs(70, 200, 8, 8, heads=1)
+    leaves = inputs(70, 200, 8, 8, heads=2)
     assert_is_the_oracle(leaves, momentum=0.9, step_size=0.7, key_padding_mask=mask_of(200, "both"))
+
+
+def test_the_launches_of_ten_million_positions_fit_cudas_grid(monkeypatch):
+    """Of which the first axis takes 2^31 − 1 programs, the others 65535; nothing is computed here."""
+    grids = {}
+    for name in ("read_states", "sum_states", "query_gradients", "key_gradients"):
+        kernel = type("Kernel", (), {"__getitem__": lambda _, grid, name=name: lambda *_, **__: grids.setdefault(name, grid)})
+        monkeypatch.setattr(noncausal_launches, name, kernel())
+    leaves = [torch.empty(1, 2, 10**7, 1, dtype=torch.float16, device=DEVICE).requires_grad_() for _ in "qkv"]
+    momentum_attention(*leaves, momentum=0.9, step_size=0.7).sum().backward()
+    assert len(grids) == 4
+    assert all(grid[0] < 2**31 and max(grid[1:], default=1) <= 65535 for grid in grids.values())
 
 
 def test_values_wider_than_a_tile_are_read_in_columns(monkeypatch):

@@ -91,18 +91,19 @@ def sum_states(
 
 @triton.jit
 def read_states(
-    q, states, sums, bounds, out, inverse, q_strides, out_strides, eps, H, N, D, M,
+    q, states, sums, bounds, out, inverse, q_strides, out_strides, eps, H, N, D, M, blocks,
     MAPPED: tl.constexpr, HALF: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """o_i = q_iᵀ s / l_i with l_i = q_i·z + eps, for ROWS queries of one head; and 1 / l_i."""
-    bh = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    bh = (program // blocks).to(tl.int64)
     b, h = bh // H, bh % H
     row, start, queries = sequence(bounds, b, N)
-    i = tl.program_id(1) * ROWS
+    i = program % blocks * ROWS
     if i >= queries:
         return
-    m = tl.program_id(2) * BLOCK_M
+    m = tl.program_id(1) * BLOCK_M
     q = head(q, q_strides, row, h, start)
     x = features(load_rows(q, i, queries, q_strides[2], D, ROWS, BLOCK_D), i, queries, D, MAPPED, ROWS, BLOCK_D)
     d = tl.arange(0, BLOCK_D)
@@ -118,15 +119,16 @@ def read_states(
 
 @triton.jit
 def query_gradients(
-    g, q, out, inverse, states, sums, bounds, dq, shares, g_strides, q_strides, out_strides, dq_strides, H, N, D, M,
+    g, q, out, inverse, states, sums, bounds, dq, shares, g_strides, q_strides, out_strides, dq_strides, H, N, D, M, blocks,
     MAPPED: tl.constexpr, HALF: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """dq_i = s e_i − δ_i z with e_i = g_i / l_i, δ_i = e_i·o_i; and −δ_i, the share of q_i in the gradient of z."""
-    bh = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    bh = (program // blocks).to(tl.int64)
     b, h = bh // H, bh % H
     row, start, queries = sequence(bounds, b, N)
-    i = tl.program_id(1) * ROWS
+    i = program % blocks * ROWS
     if i >= queries:
         return
     g = head(g, g_strides, row, h, start)
@@ -153,15 +155,16 @@ def query_gradients(
 @triton.jit
 def key_gradients(
     k, v, weights, counts, dstates, dsums, bounds, dk, dv, dw,
-    k_strides, v_strides, dk_strides, dv_strides, weight_strides, counts_stride, log_beta, scale, H, S, D, M,
+    k_strides, v_strides, dk_strides, dv_strides, weight_strides, counts_stride, log_beta, scale, H, S, D, M, blocks,
     MAPPED: tl.constexpr, HALF: tl.constexpr, PRECISION: tl.constexpr,
     KEYS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """dk_j = w_j ds v_j + dz        dv_j = w_j dsᵀ k_j        dw_j = k_jᵀ ds v_j"""
-    bh = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    bh = (program // blocks).to(tl.int64)
     b, h = bh // H, bh % H
     row, start, keys = sequence(bounds, b, S)
-    j = tl.program_id(1) * KEYS
+    j = program % blocks * KEYS
     if j >= keys:
         return
     k = head(k, k_strides, row, h, start)

@@ -1,4 +1,7 @@
-"""How many programs of which size compute non-causal attention on given tensors."""
+"""How many programs of which size compute non-causal attention on given tensors.
+
+Blocks of positions are counted on the grid's first axis, with the heads: the others end at 65535.
+"""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -116,9 +119,10 @@ def launch_linear(problem: Problem, out: Tensor, inverse: Tensor, states: Tensor
     numbers = (p.log_beta, p.scale)
     sum_up(p, k, v, p.weights, None, counts_of(p.padding), p.key_bounds, p.most_keys, numbers, states, sums)
     tiles = linear_tiles(p, p.most_queries, "ROWS")
-    read_states[(p.programs, triton.cdiv(p.most_queries, tiles["ROWS"]), triton.cdiv(v.shape[3], tiles["BLOCK_M"]))](
+    blocks = triton.cdiv(p.most_queries, tiles["ROWS"])
+    read_states[(p.programs * blocks, triton.cdiv(v.shape[3], tiles["BLOCK_M"]))](
         q, states, sums, p.query_bounds, out, inverse, q.stride(), out.stride(), eps,
-        q.shape[1], q.shape[2], q.shape[3], v.shape[3], **p.options(**tiles),
+        q.shape[1], q.shape[2], q.shape[3], v.shape[3], blocks, **p.options(**tiles),
     )  # fmt: skip
 
 
@@ -131,16 +135,18 @@ def launch_linear_gradients(
     heads, dim, value_dim = q.shape[1], q.shape[3], v.shape[3]
     shares, dstates, dsums = torch.empty_like(inverse), torch.empty_like(states), torch.empty_like(sums)
     tiles = linear_tiles(p, p.most_queries, "ROWS", STATE_TILE // 2)
-    query_gradients[(p.programs, triton.cdiv(p.most_queries, tiles["ROWS"]))](
+    blocks = triton.cdiv(p.most_queries, tiles["ROWS"])
+    query_gradients[(p.programs * blocks,)](
         g, q, out, inverse, states, sums, p.query_bounds, dq, shares,
-        g.stride(), q.stride(), out.stride(), dq.stride(), heads, q.shape[2], dim, value_dim, **p.options(**tiles),
+        g.stride(), q.stride(), out.stride(), dq.stride(), heads, q.shape[2], dim, value_dim, blocks, **p.options(**tiles),
     )  # fmt: skip
     sum_up(p, q, g, inverse, shares, None, p.query_bounds, p.most_queries, (0.0, 1.0), dstates, dsums)
     counts, tiles = counts_of(p.padding), linear_tiles(p, p.most_keys, "KEYS", STATE_TILE // 2)
-    key_gradients[(p.programs, triton.cdiv(p.most_keys, tiles["KEYS"]))](
+    blocks = triton.cdiv(p.most_keys, tiles["KEYS"])
+    key_gradients[(p.programs * blocks,)](
         k, v, p.weights, counts, dstates, dsums, p.key_bounds, dk, dv, dw,
         k.stride(), v.stride(), dk.stride(), dv.stride(), strides(p.weights), stride_of_rows(counts),
-        p.log_beta, p.scale, heads, k.shape[2], dim, value_dim, **p.options(**tiles),
+        p.log_beta, p.scale, heads, k.shape[2], dim, value_dim, blocks, **p.options(**tiles),
     )  # fmt: skip
 
 
