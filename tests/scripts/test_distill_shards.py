@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sacrebleu.metrics import BLEU
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 LINES = ["a b@@ c", "", "d", "<unk> e", "f f"]
@@ -130,6 +131,25 @@ def test_what_was_dropped_and_who_taught_is_reported(distil, options):
     settings = read(options.out / "settings.txt")
     assert settings[:2] == ["SOURCE_LANG=en", "TARGET_LANG=de"]
     assert {"DISTILLED=1", "TEACHER=tiny 7 updates", "sha256 teacher=abc", "BEAM=4"} < set(settings)
+
+
+def test_the_teachers_bleu_is_of_whole_words_tokenised_as_they_were_prepared(distil, options, written):
+    """Of sub-words, with hypotheses and references exchanged, or tokenised once more, it is another one."""
+    references = ["it &apos;s 3.5 small birds", "on the old roof to@@ day", "they sing", "one flew over the house", "the end ."]
+    hypotheses = ["it &apos;s 3.5 s@@ mall birds", "on the old roof", "they sing a s@@ ong", "one flew o@@ ver it", "the end ."]
+    (options.data / "bpe" / "train.de").write_text("".join(line + "\n" for line in references))
+    for shard in written:
+        shard.write([hypotheses[line] for line in shard.lines], FACTS)
+    distil(options)
+    teacher = json.loads((options.out / "report.json").read_text())["train"]["teacher"]
+    whole = [[line.replace("@@ ", "") for line in lines] for lines in (hypotheses, references)]
+
+    def bleu(translations, targets, tokenize="none"):
+        return round(BLEU(tokenize=tokenize, force=True).corpus_score(translations, [targets]).score, 2)
+
+    assert teacher["bleu_against_references"] == bleu(*whole)
+    assert teacher["bleu_against_references"] not in (bleu(*reversed(whole)), bleu(hypotheses, references), bleu(*whole, "13a"))
+    assert "tok:none" in teacher["signature"]
 
 
 def test_validation_and_test_text_is_unchanged(distil, options):

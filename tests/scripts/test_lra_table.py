@@ -17,6 +17,7 @@ import train_log  # noqa: E402
 Make = Callable[..., Path]
 CURVE = [
     {"updates": 10, "loss": 2.0, "accuracy": 20.0},
+    {"updates": 40, "loss": 1.5, "accuracy": 30.0},
     {"updates": 50, "loss": 1.0, "accuracy": 40.0, "valid_loss": 1.1, "valid_accuracy": 39.0},
     {"updates": 200, "loss": 0.5, "accuracy": 80.0},
 ]

@@ -126,9 +126,13 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     assert "24.34" not in text and "Lee" not in text
     data = json.loads(make("x").read_text())["data"]
     data = {**data, "corpus": table.PAPER_CORPUS}
-    text = print_table(make("softmax", data=data), make("teacher", steps=("beam 4",), data=data))
+    speed = {"split": "valid", "steps": "10", "subwords_per_second": 100.4, "sentences_per_second": 5.2}
+    speeds = [{**speed, "batch": "1"}, {**speed, "batch": "1", "steps": "1"}, {**speed, "batch": "64"}]
+    for number, entry in enumerate(speeds):
+        entry["subwords_per_second"] *= 1 + number
+    text = print_table(make("softmax", data=data, speeds=speeds), make("teacher", steps=("beam 4",), data=data))
     papers, ours = text.split("\n\n", 1)
-    assert cells(papers, "softmax") == [f"{bleu(2):.2f}", "", "", "24.34", "5104"]
+    assert cells(papers, "softmax") == [f"{bleu(2):.2f}", "", "100", "24.34", "5104"]
     assert cells(papers, "teacher, beam 4") == [f"{bleu(2):.2f}", "", "", "", ""]
     assert cells(papers, "adaptive") == ["", "", "", "22.20", "1410"]
     assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11", ""]
