@@ -15,7 +15,11 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
 
     Made anew of tensors, while torch.compile or torch.export looks on, and under modes such as FakeTensorMode: what is made there
     is of no use elsewhere, and what was made elsewhere of none there.
+
+    Record a CUDA graph after a call like the recorded one: what it then finds here stays for good, since each replay reads it. What
+    it doesn't find is made in each replay and not kept, as it has no numbers before the first.
     """
+    recorded: dict[tuple[Any, ...], T] = {}
 
     @lru_cache(maxsize=64)
     def keep(*arguments: Any) -> T:
@@ -26,6 +30,19 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
     def look_up_or_make(*arguments: Any) -> T:
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or any(isinstance(x, Tensor) for x in arguments):
             return make(*arguments)
-        return keep(*arguments)
+        if not cuda_graph_is_recorded():
+            return keep(*arguments)
+        misses = keep.cache_info().misses
+        found = keep(*arguments)
+        if keep.cache_info().misses == misses:
+            recorded[arguments] = found
+        else:
+            keep.cache_clear()
+        return found
 
     return look_up_or_make
+
+
+def cuda_graph_is_recorded() -> bool:
+    """Whether the current stream's kernels are recorded instead of run."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

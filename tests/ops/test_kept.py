@@ -1,5 +1,7 @@
 """What is kept between calls serves all of them: real tensors, fake ones, those of an export."""
 
+import weakref
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -59,3 +61,17 @@ def test_it_is_made_once_of_the_same_numbers_and_each_time_of_tensors():
     assert not first.is_inference()
     assert make(3, torch.tensor(0.5)) is not make(3, torch.tensor(0.5))
     assert made == [3, 3, 3]
+
+
+def test_a_cuda_graph_leaves_nothing_behind_and_what_it_found_stays(monkeypatch):
+    make = kept(lambda size: torch.ones(size))
+    found = weakref.ref(make(3))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert make(3) is found()
+    recorded = make(4)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert make(4) is not recorded
+    for size in range(5, 200):
+        make(size)
+    assert found() is not None
