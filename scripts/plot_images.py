@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 ROWS = ("softmax", "linear", "momentum", "connection", "adaptive")
-NEEDED = ("name", "scores", "curve", "updates", "seconds_per_update", "lossy", "images")
+NEEDED = ("name", "scores", "curve", "updates", "max_update", "seconds_per_update", "lossy", "images")
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -36,6 +36,9 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     scored = {(r["images"], r["scores"][0]["split"], r["scores"][0]["images"]) for results in found.values() for r in results}
     if len(scored) > 1:
         raise ValueError(f"{folder}: scores of different images: {sorted(scored)}")
+    lasted = sorted({result["max_update"] for results in found.values() for result in results})
+    if len(lasted) > 1:
+        raise ValueError(f"{folder}: trainings of {' and '.join(f'{n:,}' for n in lasted)} updates; make a table for each")
     return {row: found[row] for row in ROWS if row in found}
 
 
@@ -50,7 +53,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         bits, error = (mean(r["scores"][0][key] for r in results) for key in ("bits_per_dim", "standard_error"))
         seconds = [r["seconds_per_update"] for r in results if r["seconds_per_update"]]
         speed = f"{mean(seconds):.3f}" if seconds else ""
-        cells = [row, len(results), results[0]["updates"], f"{bits:.4f}", f"{error:.4f}", speed]
+        updates = ", ".join(dict.fromkeys(str(result["updates"]) for result in results))
+        cells = [row, len(results), updates, f"{bits:.4f}", f"{error:.4f}", speed]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

@@ -35,7 +35,7 @@ def result(name: str, **values: object) -> dict:
     """What score_images.py writes, the part that is drawn."""
     curve = [{"updates": 10, "loss": 4.0}, {"updates": 20, "loss": 3.0, "valid_loss": 3.5}]
     score = {"split": "test", "images": 4, "bits_per_dim": 2.5, "standard_error": 0.1}
-    rest = {"updates": 20, "seconds_per_update": 0.5, "lossy": False, "images": "mnist"}
+    rest = {"updates": 20, "max_update": 20, "seconds_per_update": 0.5, "lossy": False, "images": "mnist"}
     return {"name": name, "scores": [score], "curve": curve, **rest, **values}
 
 
@@ -111,6 +111,9 @@ def test_results_that_do_not_go_together_are_refused(tmp_path):
     (tmp_path / "linear-seed1.json").write_text(json.dumps(result("linear")))
     (tmp_path / "softmax-seed1.json").write_text(json.dumps(result("softmax", images="cifar10")))
     with pytest.raises(ValueError, match="scores of different images"):
+        plot_images.read(tmp_path)
+    (tmp_path / "softmax-seed1.json").write_text(json.dumps(result("softmax", max_update=2000)))
+    with pytest.raises(ValueError, match="trainings of 20 and 2,000 updates; make a table for each"):
         plot_images.read(tmp_path)
     (tmp_path / "softmax-seed1.json").write_text(json.dumps({"name": "softmax"}))
     with pytest.raises(ValueError, match="softmax-seed1.json: no result of score_images.py .* no scores, curve"):
