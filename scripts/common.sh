@@ -19,6 +19,20 @@ die() {
     exit 1
 }
 
+# describe_status STATUS: how a process ended, by its exit status.
+describe_status() {
+    if (($1 == 137)); then
+        printf 'was killed by SIGKILL (out of memory?)'
+    elif (($1 > 128)); then
+        printf 'was killed by SIG%s' "$(kill -l $(($1 - 128)))"
+    else
+        printf 'ended with an error (status %d)' "$1"
+    fi
+}
+
+# setting NAME: what the folder DATA was prepared with.
+setting() { sed -n "s/^$1=//p" "$DATA/settings.txt"; }
+
 # Puts the environment on PATH, made first by setup.sh where it is missing or stale.
 # MOMENTUM_ENV=FOLDER takes an environment that has the requirements already, as it is.
 activate() {

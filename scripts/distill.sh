@@ -38,7 +38,6 @@ WORKERS=${WORKERS:-1}
 DECODE_TOKENS=${DECODE_TOKENS:-4096}
 STUDENT=${STUDENT:-1}
 
-setting() { sed -n "s/^$1=//p" "$DATA/settings.txt"; }
 checksum() { sha256sum <"$1" | cut -d ' ' -f 1; }
 
 check_settings() {

@@ -35,8 +35,6 @@ MAX_TOKENS=${MAX_TOKENS:-4096}
 [[ $TASK =~ ^translation(_nat)?$ ]] || die "TASK=$TASK: must be translation_nat or translation"
 for flag in ADAPTIVE ORACLE HISTORY; do require_flag "$flag"; done
 for count in BEAM STEPS LENGTH_BEAM MAX_TOKENS; do require_count "$count"; done
-# What the data was prepared with.
-setting() { sed -n "s/^$1=//p" "$DATA/settings.txt"; }
 
 activate
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
@@ -62,9 +60,12 @@ export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning
 python "$ROOT/scripts/checkpoint_data.py" "$CHECKPOINT" "$DATA"
 log=$OUT/$SUBSET.log
 hypotheses=$OUT/$SUBSET.hyp
-if ! fairseq-generate "${arguments[@]}" "$@" >"$log.part" 2>"$log.err"; then
-    tail -n 5 "$log.err" >&2
-    die "fairseq-generate failed; its messages are in $log.err"
+status=0
+fairseq-generate "${arguments[@]}" "$@" >"$log.part" 2>"$log.err" || status=$?
+if ((status)); then
+    # Without its progress, the first line of which is its whole configuration.
+    grep -v ' | INFO | ' "$log.err" | tail -n 5 >&2 || true
+    die "fairseq-generate $(describe_status "$status"); its messages are in $log.err"
 fi
 rm -f "$log.err"
 mv "$log.part" "$log"

@@ -162,8 +162,7 @@ arguments=("$DATA/data-bin" --user-dir "$USER_DIR" --task "$TASK" --arch "$ARCH"
     --save-dir "$OUT" --tensorboard-logdir "$OUT/tensorboard"
     --log-format simple --log-interval 100 --no-progress-bar --distributed-world-size "$WORKERS")
 if [[ -f $DATA/settings.txt ]]; then  # so that a checkpoint tells its direction
-    arguments+=(--source-lang "$(sed -n 's/^SOURCE_LANG=//p' "$DATA/settings.txt")"
-        --target-lang "$(sed -n 's/^TARGET_LANG=//p' "$DATA/settings.txt")")
+    arguments+=(--source-lang "$(setting SOURCE_LANG)" --target-lang "$(setting TARGET_LANG)")
 fi
 if [[ $TASK == translation_nat ]]; then
     arguments+=(--eval-bleu-args '{"iter_decode_max_iter": 5}')

@@ -40,16 +40,6 @@ wait_for_workers() {
     done
 }
 
-describe_status() {
-    if (($1 == 137)); then
-        printf 'was killed by SIGKILL (out of memory?)'
-    elif (($1 > 128)); then
-        printf 'was killed by SIG%s' "$(kill -l $(($1 - 128)))"
-    else
-        printf 'ended with an error (status %d)' "$1"
-    fi
-}
-
 # Ends what runs: asked to first, after 10 seconds by force.
 stop_workers() {
     local number tries

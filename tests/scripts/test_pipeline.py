@@ -93,6 +93,22 @@ def test_missing_or_wrong_settings_are_named(tmp_path):
     assert "ROW=other: must be softmax" in run("examples/multi30k_en_de/run.sh", ROW="other").stderr
 
 
+def test_a_killed_fairseq_generate_is_said_without_its_configuration(tmp_path):
+    (tmp_path / "data-bin").mkdir()
+    (tmp_path / "settings.txt").write_text("SOURCE_LANG=en\nTARGET_LANG=de\n")
+    (tmp_path / "model.pt").touch()
+    killed = "echo '2026-01-01 | INFO | fairseq_cli.generate | {the whole configuration}' >&2\necho why >&2\nkill -KILL $$\n"
+    for name, script in (("python", ""), ("fairseq-generate", killed)):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}")
+        program.chmod(0o755)
+    variables = {"DATA": tmp_path, "CHECKPOINT": tmp_path / "model.pt", "OUT": tmp_path / "out", "MOMENTUM_ENV": tmp_path}
+    result = run("scripts/generate.sh", **variables)
+    assert "fairseq-generate was killed by SIGKILL (out of memory?)" in result.stderr and "why" in result.stderr
+    assert "configuration" not in result.stderr
+
+
 def test_a_folder_in_use_by_another_training_is_refused(quickstart, tmp_path):
     out, *_ = quickstart
     with subprocess.Popen(["flock", str(tmp_path / ".lock"), "sleep", "60"]) as holder:
