@@ -16,8 +16,8 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
     Made anew of tensors, while torch.compile or torch.export looks on, and under modes such as FakeTensorMode: what is made there
     is of no use elsewhere, and what was made elsewhere of none there.
 
-    Record a CUDA graph after a call like the recorded one: what it then finds here stays for good, since each replay reads it. What
-    it doesn't find is made in each replay and not kept, as it has no numbers before the first.
+    Record a CUDA graph after a call like the recorded one: what it finds here then stays for good, since each replay reads it.
+    What it doesn't find is made in each replay and not kept, as it has no numbers before the first.
     """
     recorded: dict[tuple[Any, ...], T] = {}
 
