@@ -22,10 +22,11 @@ def test_the_name_is_registered():
     assert OPTIMIZER_REGISTRY["radam"] is RAdam
 
 
-def test_its_steps_follow_the_rectified_update():
-    """Liu et al. 2020, algorithm 2, written out for one number."""
+@pytest.mark.parametrize(("eps", "decay"), [(1e-8, 0.0), (0.1, 0.2)])
+def test_its_steps_follow_the_rectified_update(eps, decay):
+    """Liu et al. 2020, algorithm 2, written out for one number; weight decay is decoupled."""
     parameter = nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
-    optimizer = RAdam(RAdamConfig(lr=[0.01], adam_betas="(0.8, 0.9)"), [parameter])
+    optimizer = RAdam(RAdamConfig(lr=[0.01], adam_betas="(0.8, 0.9)", adam_eps=eps, weight_decay=decay), [parameter])
     x, m, v, longest = 3.0, 0.0, 0.0, 2 / (1 - 0.9) - 1
     for t in range(1, 31):
         gradient = 4 * (x - 1) ** 3
@@ -34,8 +35,8 @@ def test_its_steps_follow_the_rectified_update():
         step = m / (1 - 0.8**t)
         if length > 5:
             rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-            step *= math.sqrt(rectified) * math.sqrt(1 - 0.9**t) / (math.sqrt(v) + 1e-8)
-        x -= 0.01 * step
+            step *= math.sqrt(rectified) * math.sqrt(1 - 0.9**t) / (math.sqrt(v) + eps)
+        x -= 0.01 * (step + decay * x)
         descend(parameter, optimizer, 1)
         assert parameter.item() == pytest.approx(x, abs=1e-9)
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from momentum_fairseq import teacher_scorer
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from momentum_fairseq.teacher_scorer import TeacherScorer
@@ -42,6 +43,14 @@ def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end_one_after_
             total += float(F.log_softmax(logits[0, -1].double(), -1)[word])
             prefix.append(word)
         assert score == pytest.approx(total / (len(translation) + 1), rel=1e-5)
+
+
+def test_many_translations_are_scored_some_at_a_time(teacher, dictionary, monkeypatch):
+    sources, translations = left_padded(words(4, 7, 2, 5, 3, seed=1)), words(3, 1, 6, 2, 4, seed=2)
+    scorer = TeacherScorer(teacher, dictionary)
+    expected = scorer.score(sources, translations)
+    monkeypatch.setattr(teacher_scorer, "ROWS_AT_ONCE", 2)
+    assert scorer.score(sources, translations) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_scorer_ranks_the_length_beam_and_its_score_is_returned(build_model, teacher, dictionary):

@@ -25,6 +25,19 @@ def test_the_encoder_input_is_the_scaled_embedding_plus_positions_and_all_layers
     assert source.lengths.tolist() == [4, 6]
 
 
+def test_dropout_is_of_what_the_layers_read_and_not_of_the_embedding_that_the_decoder_copies(build_model):
+    model = build_model(dropout=0.5)
+    tokens = pad(sources(4, 6), 8, left=True)
+    expected, source = model.encode(tokens), model.train().encode(tokens)
+    assert torch.equal(source.embedding, expected.embedding)
+    read = []
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    model.encode(tokens)
+    kept = read[0] != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(read[0][kept], 2 * expected.embedding[kept])
+
+
 @pytest.mark.parametrize("decoder", ["decoder1", "decoder2"])
 def test_decoder_layer_l_attends_to_encoder_layer_l(build_model, decoder):
     model = build_model(layers=3)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from momentum_fairseq.models.causal_decoder import STATE
 from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
+from momentum_fairseq.ops.logistic_mixture import sample_logistic_mixture
 from momentum_fairseq.tasks.image_generation import ImageGenerationConfig, ImageGenerationTask
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -70,6 +71,18 @@ def test_the_seed_decides_the_images_and_what_is_known_stays(task):
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(first[:, :5], known) and torch.equal(other[:, :5], known)
     assert torch.equal(draw(reader, some(2, LENGTH), LENGTH, torch.Generator()), some(2, LENGTH))
+
+
+def test_values_are_drawn_from_the_mixture_as_it_is(task):
+    """With the generator's numbers in the order of the pixels: no temperature, no value taken twice."""
+    reader, known = SteppingReader(build(task, "linear"), task), some(3, 5)
+    drawn = draw(reader, known, LENGTH, torch.Generator().manual_seed(7))
+    generator, values = torch.Generator().manual_seed(7), known.long()
+    with torch.inference_mode():
+        while values.shape[1] < LENGTH:
+            following = sample_logistic_mixture(reader.start(values), generator)
+            values = torch.cat([values, following.unsqueeze(1)], dim=1)
+    assert torch.equal(drawn.long(), values)
 
 
 def test_whole_images_are_drawn_out_of_nothing(task):

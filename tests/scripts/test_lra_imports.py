@@ -1,5 +1,6 @@
 """Importing IMDb, CIFAR-10 in grey and AAN: small files of the published layouts, and faulty ones."""
 
+import importlib
 import json
 import lzma
 import sys
@@ -14,6 +15,7 @@ from lra_scripts import call, checksums
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 
+sequence_sets = importlib.import_module("sequence_sets")
 SPLITS = ("train", "dev", "test")
 REVIEWS = 12  # of each source, half of each label
 
@@ -143,6 +145,13 @@ def test_fewer_examples_are_drawn_in_proportion(tmp_path, monkeypatch):
     read = {split: texts(tmp_path / "set", split) for split in SPLITS}
     assert [(len(read[split]), sum(label for _, label in read[split])) for split in SPLITS] == [(4, 2), (2, 1), (6, 3)]
     assert not set(read["train"]) & set(read["dev"])
+
+
+def test_classes_of_unequal_size_are_drawn_in_proportion():
+    labels = np.repeat([0, 1], [90, 30])
+    parts = sequence_sets.choose(labels, [20, 60], 1, "data")
+    assert [(len(part), labels[part].sum()) for part in parts] == [(20, 5), (60, 15)]
+    assert not set(parts[0]) & set(parts[1])
 
 
 def write_cifar(data: Path, train: int = 40, test: int = 20) -> tuple[np.ndarray, np.ndarray]:
