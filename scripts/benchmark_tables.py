@@ -5,6 +5,8 @@ from statistics import median
 from textwrap import wrap
 from typing import Any
 
+from markdown_table import markdown
+
 Record = dict[str, Any]
 
 WIDTH = 130
@@ -43,8 +45,8 @@ def points(facts: list[str]) -> list[str]:
 
 
 def rows(head: list[str], body: list[list[str]]) -> list[str]:
-    """A table."""
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
+    """The lines of a table."""
+    return markdown(head, body).split("\n")
 
 
 def short(ratio: float) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from markdown_table import markdown
+
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 PAPER = {
     "softmax": (37.10, 64.17, 80.71, 39.06, 72.48),
@@ -95,10 +97,6 @@ def cell(values: list[float]) -> str:
     if not values:
         return ""
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
 def table_4(results: Results) -> str:

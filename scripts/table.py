@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from bootstrap import difference, half_interval, signature
+from markdown_table import markdown
 from plot_results import plot
 from results import Key, Result, Row, group_rows, marks_with, read_results, shared_marks, without_repeats
 
@@ -36,10 +37,6 @@ def cell(values: list[float], digits: int, interval: float | None = None) -> str
         return ""
     spread = stdev(values) if len(values) > 1 else interval
     return f"{mean(values):.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
 
 
 def place(row: Row) -> tuple[int, int]:

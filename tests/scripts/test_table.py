@@ -82,6 +82,10 @@ def test_one_seed_has_an_interval_and_a_difference_with_its_p_value(make, print_
     assert "bs:1000|seed:12345" in text
 
 
+def test_a_name_with_a_bar_or_a_line_feed_stays_in_its_cell(make, print_table):
+    assert r"\n| beam 4 \| 8 wide | " in print_table(make("beam 4 |\n8 wide")).replace("\n", r"\n")
+
+
 def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
     text = print_table(make("linear", 2, seed=1), make("linear", 4, seed=2), make("adaptive", 5), "--baseline", "linear")
     mean, deviation = (bleu(2) + bleu(4)) / 2, abs(bleu(2) - bleu(4)) / 2**0.5
