@@ -169,24 +169,8 @@ def causal_momentum_attention(
         real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
         if initial_state is None and not return_state:
             return attend_from_no_state(q, k, v, real, momentum, step_size, eps).to(out_dtype)
-        state, z = None, None
-        if initial_state is not None:
-            s, m, z = (x.to(v.dtype) for x in initial_state)
-            state = torch.cat([s, -m], dim=2)
-        length = k.shape[2]
-        chunks = number_of_chunks(length, k.shape[3], v.shape[3], matrices=2)
-        numbers = (momentum, step_size, v.dtype, v.device)
-        chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
-        weights = None if chunks == 1 and state is None else state_weights(*chunk)
-        out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
-        out = out.to(out_dtype)
-        if not return_state:
-            return out
-        k, v = last_chunk(k, chunks), last_chunk(v, chunks)
-        weights = state_weights(k.shape[3], None if real is None else last_chunk(real, chunks), *numbers)
-        states, sums = states_between(k, v, weights, state, z)
-        s, m = states[:, :, -1].chunk(2, dim=2)
-        return out, MomentumState(s.contiguous(), -m, sums[:, :, -1].contiguous())  # views would keep all states
+        out, state = attend_between_states(q, k, v, real, momentum, step_size, eps, initial_state, return_state)
+        return out.to(out_dtype) if state is None else (out.to(out_dtype), state)
 
 
 def attend_from_no_state(
@@ -213,6 +197,37 @@ def attend_from_no_state(
     if chunks > 1 and real is None:
         scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
     return causal_attention_from_no_state(q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent)
+
+
+def attend_between_states(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    real: Tensor | None,
+    momentum: float | Tensor,
+    step_size: float | Tensor,
+    eps: float,
+    initial: MomentumState | None,
+    return_state: bool,
+) -> tuple[Tensor, MomentumState | None]:
+    """As `attend_from_no_state`, from an initial state if there is one; with `return_state` also the state after the last key."""
+    state, z = None, None
+    if initial is not None:
+        s, m, z = (x.to(v.dtype) for x in initial)
+        state = torch.cat([s, -m], dim=2)
+    length = k.shape[2]
+    chunks = number_of_chunks(length, k.shape[3], v.shape[3], matrices=2)
+    numbers = (momentum, step_size, v.dtype, v.device)
+    chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
+    weights = None if chunks == 1 and state is None else state_weights(*chunk)
+    out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
+    if not return_state:
+        return out, None
+    k, v = last_chunk(k, chunks), last_chunk(v, chunks)
+    weights = state_weights(k.shape[3], None if real is None else last_chunk(real, chunks), *numbers)
+    states, sums = states_between(k, v, weights, state, z)
+    s, m = states[:, :, -1].chunk(2, dim=2)
+    return out, MomentumState(s.contiguous(), -m, sums[:, :, -1].contiguous())  # views would keep all states
 
 
 def momentum_attention_step(
