@@ -10,6 +10,7 @@
 # RUNS         folder for checkpoints (runs/images in the repository)
 # SIZE         paper; tiny, to try things out (paper)
 # MAX_UPDATE   updates of each row, all alike (3000 paper, 20 tiny); the paper trained far longer
+# VALIDATE_EVERY, SCORED_IMAGES   see run.sh (250 and 250; tiny: its own)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"

@@ -8,6 +8,7 @@
 # STAGES       what to do, in this order ("teachers rows scores speeds table")
 # RUNS         folder for data, checkpoints and JSON (runs in the repository)
 # MAX_UPDATE   updates of each row (8000); MAX_MINUTES a call for them (until two minutes before its end)
+# LR, WARMUP, VALIDATE_EVERY, TEACHER_MAX_UPDATE, TEACHER_WARMUP, WORKERS, DECODE_TOKENS   (5e-4, 500, 1000, 4000, 500, 4, 16384)
 # SIZE, PRESET, PRECISION, MAX_TOKENS, TOTAL_TOKENS, TEACHER_…   see run.sh
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE                             see scripts/gpu_session.sh
 # Every training holds batch × vocabulary × decoder passes in memory: with 40,000 words about 8 GB, with 10,000 about 2.
