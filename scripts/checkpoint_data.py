@@ -16,22 +16,31 @@ import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's 
 
 
 def check_data(checkpoint: Path, cfg: Any, data: Path) -> None:
-    """End with a message where the data is of another direction, or has another dictionary, than what was trained on.
+    """End with a message where a prepared folder is of another direction, or has another dictionary, than what was trained on."""
+    settings = prepared_settings(data)
+    check_binarised(checkpoint, cfg.task, data / "data-bin", (settings["SOURCE_LANG"], settings["TARGET_LANG"]))
+
+
+def check_binarised(checkpoint: Path, task: Any, data: Path, languages: tuple[str, str]) -> None:
+    """The same of a data-bin. Dictionaries are compared with those beside the checkpoint, or else where it was trained.
 
     Args:
-        cfg: the checkpoint's; its task names no languages where fairseq-train was given none.
+        task: the checkpoint's configuration of it; names no languages where fairseq-train was given none.
+        languages: of the data, source and target.
     """
-    settings = prepared_settings(data)
-    prepared = (settings["SOURCE_LANG"], settings["TARGET_LANG"])
-    trained = (cfg.task.source_lang or prepared[0], cfg.task.target_lang or prepared[1])
-    if prepared != trained:
-        raise SystemExit(f"error: {checkpoint} translates {'-'.join(trained)}, but {data} is prepared for {'-'.join(prepared)}")
-    for language in trained:
-        own, other = (folder / f"dict.{language}.txt" for folder in (checkpoint.parent, data / "data-bin"))
-        if own.is_file() and own.read_bytes() != other.read_bytes():
+    trained = (task.source_lang or languages[0], task.target_lang or languages[1])
+    if trained != languages:
+        own, other = "-".join(trained), "-".join(languages)
+        raise SystemExit(f"error: {checkpoint} translates {own}, but {data.parent} is prepared for {other}")
+    for language in languages:
+        name = f"dict.{language}.txt"
+        known = [folder / name for folder in (checkpoint.parent, Path(task.data)) if (folder / name).is_file()]
+        if not known:
+            print(f"warning: no {name} beside {checkpoint}: whether it is that of {data}, only its size tells", flush=True)
+        elif known[0].read_bytes() != (data / name).read_bytes():
             raise SystemExit(
-                f"error: {checkpoint}: was trained with another dictionary, {own}, than {other}; "
-                f"prepare the data with the checkpoint's (SRCDICT, CODES)"
+                f"error: {checkpoint}: was trained with another dictionary, {known[0]}, than {data / name}; "
+                f"prepare the data with the checkpoint's (SRCDICT, CODES), or train another"
             )
 
 

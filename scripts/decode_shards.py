@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoint_data import check_binarised
 from fairseq import checkpoint_utils, utils
 from parallel_text import InputError, run
 from shards import Shard, all_shards
@@ -23,29 +24,12 @@ from shards import Shard, all_shards
 import momentum_fairseq  # noqa: F401  (registers the tasks, the models and safe loading)
 
 
-def check_dictionaries(checkpoint: Path, trained_on: Path, data: Path, languages: tuple[str, str]) -> None:
-    """Compares the prepared data's dictionaries with those beside the checkpoint, or where it was trained.
-
-    Raises:
-        InputError: they differ.
-    """
-    for language in languages:
-        name = f"dict.{language}.txt"
-        known = [folder / name for folder in (checkpoint.parent, trained_on) if (folder / name).is_file()]
-        if not known:
-            print(f"warning: no {name} beside {checkpoint}: whether it is that of {data}, only its size tells", flush=True)
-        elif known[0].read_bytes() != (data / name).read_bytes():
-            raise InputError(
-                f"{checkpoint}: was trained with another dictionary, {known[0]}, than {data / name}; "
-                f"prepare the data with the teacher's dictionaries (SRCDICT, CODES), or train another teacher"
-            )
-
-
 class Teacher:
     """An autoregressive model with its beam search.
 
     Raises:
-        InputError: not a checkpoint of an autoregressive model for this data.
+        InputError: not a checkpoint of an autoregressive model.
+        SystemExit: a checkpoint for other data.
     """
 
     def __init__(
@@ -60,9 +44,7 @@ class Teacher:
         task = state["cfg"].task
         if task._name != "translation":
             raise InputError(f"{checkpoint}: a model of the task {task._name}; a teacher decodes by beam search (translation)")
-        if (task.source_lang or languages[0], task.target_lang or languages[1]) != languages:
-            raise InputError(f"{checkpoint}: translates {task.source_lang}–{task.target_lang}, the data is {'–'.join(languages)}")
-        check_dictionaries(checkpoint, Path(task.data), data, languages)
+        check_binarised(checkpoint, task, data, languages)
         task.data, task.eval_bleu, (task.source_lang, task.target_lang) = str(data), False, languages
         try:
             (model,), cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
