@@ -73,10 +73,11 @@ def test_two_accumulated_batches_give_the_gradient_of_the_joint_batch(build_mode
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-9)
 
 
-def test_the_loss_is_computed_in_float32_for_a_model_in_bfloat16(build_model):
+@pytest.mark.parametrize("most_logits", [0, 1 << 28])
+def test_the_loss_is_computed_in_float32_for_a_model_in_bfloat16(build_model, most_logits):
     exact, _, _ = NatRefinementLoss(None, 1.0)(build_model(), batch(LENGTHS))
-    loss, _, _ = NatRefinementLoss(None, 1.0)(build_model().bfloat16(), batch(LENGTHS))
-    assert loss.dtype == torch.float32
+    loss, _, output = NatRefinementLoss(None, 1.0, most_logits)(build_model().bfloat16(), batch(LENGTHS))
+    assert loss.dtype == output["step1_loss"].dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)
 
 

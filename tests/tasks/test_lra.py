@@ -59,6 +59,7 @@ def test_token_0_is_a_token_and_no_padding(folder):
 def test_a_pair_goes_into_a_tower_each(pairs):
     examples = LabelledSequences(pairs, "dev")
     for batch in batches(build(pairs, "retrieval"), "valid"):
+        assert batch["ntokens"] == sum(int(tower.ne(PAD).sum()) for tower in batch["net_input"]["sequences"])
         for tower, rows in enumerate(batch["net_input"]["sequences"]):
             for number, row in zip(batch["id"].tolist(), rows, strict=True):
                 assert torch.equal(row[row.ne(PAD)] - 1, examples[number][tower])
