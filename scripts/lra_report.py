@@ -1,5 +1,8 @@
 """Reports a prepared folder of the Long Range Arena: class balance, lengths, repeated examples, checksums; a sheet of its images.
 
+Two accuracies say what little a classifier may know: of the most frequent label, and of the label that is the most frequent
+in the training set for an example's first token. In ListOps that is the outermost operator.
+
     python scripts/lra_report.py FOLDER [--json FILE] [--sheet FILE.png]
 """
 
@@ -34,6 +37,19 @@ def describe(split: LabelledSequences) -> dict[str, Any]:
             for lengths in split.lengths
         ],
     }
+
+
+def first_token_accuracy(train: LabelledSequences, split: LabelledSequences) -> float:
+    """Per cent right by the label that the training set's examples with the same first token have most often."""
+    counts = np.zeros((train.vocabulary, train.classes), dtype=np.int64)
+    np.add.at(counts, (first_tokens(train), train.labels), 1)
+    return round(100 * float((counts.argmax(1)[first_tokens(split)] == split.labels).mean()), 2)
+
+
+def first_tokens(split: LabelledSequences) -> np.ndarray:
+    """Of each example's first part, `[n]`."""
+    tokens, offsets = split.parts[0]
+    return tokens[offsets[:-1]]
 
 
 def count_repeated(splits: dict[str, LabelledSequences]) -> dict[str, int]:
@@ -98,7 +114,13 @@ def report(options: argparse.Namespace) -> None:
         "task": meta["settings"]["task"],
         **{key: value for key, value in meta.items() if key != "splits"},
         "splits": {
-            name: {**meta["splits"][name], **describe(split), "repeated": repeated[name]} for name, split in splits.items()
+            name: {
+                **meta["splits"][name],
+                **describe(split),
+                "first_token_accuracy": first_token_accuracy(splits["train"], split),
+                "repeated": repeated[name],
+            }
+            for name, split in splits.items()
         },
     }
     show(content)

@@ -84,6 +84,17 @@ def test_the_report_counts_labels_lengths_and_repeated_examples(tmp_path, folder
     assert "dev   2 examples, 1 repeated; by label [1, 1]" in capsys.readouterr().out
 
 
+def test_the_report_says_how_far_the_first_token_tells_the_label(tmp_path, monkeypatch):
+    writer = SequenceWriter(tmp_path / "set", vocabulary=9, classes=3)
+    train, dev = np.array([7, 0, 7, 7, 1, 5, 5, 8], dtype=np.uint8), np.array([7, 5, 5, 7, 7], dtype=np.uint8)
+    writer.write("train", np.array([2, 2, 0, 1, 1]), (train, np.array([2, 1, 2, 1, 2])))
+    writer.write("dev", np.array([2, 2, 1, 0]), (dev, np.array([1, 1, 2, 1])))
+    writer.finish(settings={"task": "listops", "made": "by a test"})
+    assert call(monkeypatch, "lra_report", tmp_path / "set", "--json", tmp_path / "report.json") == 0
+    splits = json.loads((tmp_path / "report.json").read_text())["splits"]
+    assert (splits["train"]["first_token_accuracy"], splits["dev"]["first_token_accuracy"]) == (80, 50)
+
+
 def test_the_sheet_shows_each_class_in_rows_of_its_own(tmp_path, folder, monkeypatch):
     assert call(monkeypatch, "lra_report", folder, "--sheet", tmp_path / "sheet.png") == 0
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))[::2, ::2]
