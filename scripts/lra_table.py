@@ -170,7 +170,7 @@ def distance(result: dict[str, Any]) -> str:
     ]
     if batch and protocol["full_updates"] and protocol["full_batch_size"]:
         share = result["max_update"] * batch / (protocol["full_updates"] * protocol["full_batch_size"])
-        words.append(f"{100 * share:.2g} % of the examples that the protocol trains on")
+        words.append(f"{float(f'{100 * share:.2g}'):g} % of the examples that the protocol trains on")
     for split, said in sets.items():
         words.append(f"{split} {said['count']:,} examples" + (f" ({said['cut']:,} cut)" if said.get("cut") else ""))
     return "; ".join([*words, f"lr {', '.join(map(str, protocol['lr']))}", f"warm-up {protocol['warmup_updates']}"])

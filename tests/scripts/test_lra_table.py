@@ -95,6 +95,7 @@ def test_the_distance_to_the_protocol_is_said(make, print_table):
     assert "- listops: 200 of the protocol's 4,000 updates; 32 examples in a batch; 512 of the protocol's 2,000 tokens" in text
     assert "5 % of the examples that the protocol trains on" in text
     assert "test 2,000 examples (7 cut)" in text and "revisions abc" in text
+    assert "; 100 % of the examples" in print_table(make("linear", max_update=4000))
 
 
 def test_a_training_that_was_stopped_early_is_named(make, print_table):
