@@ -42,7 +42,7 @@ def test_the_benchmark_compares_what_is_installed_and_names_what_is_not(tmp_path
 def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_and_the_aims():
     def row(kind: str, length: int, ms: float, ratio: float, **more: float) -> dict:
         shape = {"pass": "forward", "batch": 4096 // length, "length": length, "heads": 2, "dim": 32}
-        return {**shape, "kind": kind, "median_ms": ms, "ratio": ratio, "floor_ms": 0.0625, **more}
+        return {**shape, "kind": kind, "median_ms": ms, "iqr_ms": ms / 8, "ratio": ratio, "floor_ms": 0.0625, **more}
 
     times = [row("softmax", 256, 4.0, 1.0), row("momentum", 256, 2.0, 0.5, goal_ms=1.5), row("peer", 256, 1.0, 0.25)]
     times += [row("softmax", 512, 8.0, 1.0), row("momentum", 512, 3.0, 0.375)]
@@ -55,6 +55,7 @@ def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_a
     assert "| peer | 0.25 |  |" in lines
     assert "- Momentum's time over that of peer: forward 2.00 to 2.00." in lines
     assert "- Momentum, (16, 256, 2, 32), forward: 2.000 ms, aim 1.5, memory alone 0.062." in lines
+    assert "- The middle half of the turns spans 12 % of the median time (median over all cells)." in lines
     assert "- Not compared: another (ImportError)." in lines
     assert "- Failed: peer, (8, 512, 2, 32) (RuntimeError)." in lines
 
