@@ -35,8 +35,8 @@ BASELINE = "softmax"
 PASSES = ("forward", "forward+backward")
 MASKS = ("none", "padded")
 WARM_UP, LEAST_TURNS, MOST_TURNS = 2, 5, 400
-# A turn lasts at least this long, by repeating the call: the clock and the switch between kinds then weigh nothing.
-LEAST_TURN_SECONDS = 0.002
+# A turn lasts at least this long, by repeating the call: the clock and the caches that another kind has filled then weigh little.
+LEAST_TURN_SECONDS = 0.01
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, dict[str, float]], Tensor]
