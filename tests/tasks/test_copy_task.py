@@ -1,7 +1,6 @@
 """The copy task: sequences 0w0w that follow from seed, epoch and number alone, and a loss on the second w alone."""
 
 from collections import Counter
-from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
 from momentum_fairseq.tasks.copy_task import CopyTask, CopyTaskConfig
+from tests import data_workers
 
 PAD = 1
 
@@ -56,12 +56,8 @@ def test_a_sequence_is_a_separator_and_a_word_twice_and_the_second_word_is_predi
 
 
 def test_processes_that_load_data_end_with_their_epoch():
-    before = set(active_children())
-    assert len(batches(build(), num_workers=2, data_buffer_size=10)) == 5
-    workers = set(active_children()) - before
-    for worker in workers:
-        worker.join(timeout=2)
-    assert not any(worker.is_alive() for worker in workers)
+    with data_workers.all_ended():
+        assert len(batches(build(), num_workers=2, data_buffer_size=10)) == 5
 
 
 @pytest.mark.parametrize(("longest", "most"), [(4, 1), (5, 1), (16, 7), (128, 63)])

@@ -1,7 +1,6 @@
 """The task `lra`: batches of every example, none of its tokens taken for padding, and what it refuses."""
 
 import logging
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from fairseq import options
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask
+from tests import data_workers
 from tests.lra_sets import COUNTS, write_set
 
 
@@ -77,12 +77,8 @@ def test_batches_are_of_like_lengths_and_drawn_anew_in_each_epoch_from_the_seed(
 
 
 def test_processes_that_load_data_end_with_their_epoch(folder):
-    before = set(active_children())
-    assert len(batches(build(folder), "test", num_workers=2, data_buffer_size=10)) > 1
-    workers = set(active_children()) - before
-    for worker in workers:
-        worker.join(timeout=2)
-    assert not any(worker.is_alive() for worker in workers)
+    with data_workers.all_ended():
+        assert len(batches(build(folder), "test", num_workers=2, data_buffer_size=10)) > 1
 
 
 def test_workers_share_the_examples(folder):
