@@ -33,8 +33,9 @@ from nat_benchmarks import (
     summary,
     take_turns,
 )
-from run_record import run_record, write_json
+from run_record import run_record
 from torch import Tensor, nn
+from whole_file import write_json
 
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.modules.packed_linear import Packing

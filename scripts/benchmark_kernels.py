@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from benchmark_attention import keep_freed_memory, positive, positive_seconds, seconds_per_call, time_side_by_side
-from run_record import ROOT, hardware, run_record, write_json
+from run_record import ROOT, hardware, run_record
 from torch import Tensor
+from whole_file import write_json
 
 from momentum_fairseq import ops
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for

@@ -16,8 +16,9 @@ import torch
 from benchmark_attention import peak_bytes, positive
 from fairseq.data import data_utils
 from nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting
-from run_record import run_record, write_json
+from run_record import run_record
 from torch import Tensor
+from whole_file import write_json
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 

@@ -29,8 +29,9 @@ from nat_benchmarks import (
     summary,
     take_turns,
 )
-from run_record import run_record, write_json
+from run_record import run_record
 from torch import Tensor, nn
+from whole_file import write_json
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 from momentum_fairseq.ops import corrupt

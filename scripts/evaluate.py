@@ -17,9 +17,10 @@ from bootstrap import pack
 from checkpoint_data import check_data
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
-from run_record import hardware, run_record, training_record, write_json
+from run_record import hardware, run_record, training_record
 from scoring import Scorer, describe_data
 from translating import Decoder, batches, decoders, speed
+from whole_file import write_json, write_text
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
 
@@ -111,9 +112,7 @@ def measure_scores(
 
 def write_hypotheses(folder: Path, name: str, hypotheses: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{name}.part"
-    part.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-    part.replace(folder / name)
+    write_text(folder / name, "\n".join(hypotheses) + "\n")
 
 
 def measure_speeds(

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from benchmark_tables import describe
+from whole_file import write_text
 
 BLOCK = re.compile(r"(<!-- (?P<file>[\w./-]+\.(?:json|md))(?:: (?P<heading>[^>]+?))? -->\n).*?(?=<!-- end -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- [\w./-]+\.(?:json|md)\b")
@@ -58,9 +59,7 @@ def main() -> None:
         except (OSError, ValueError) as error:
             raise SystemExit(f"fill_readme.py: error: {file}: {error}") from error
         if filled != text:
-            part = file.with_name(file.name + ".part")
-            part.write_text(filled, encoding="utf-8")
-            part.replace(file)
+            write_text(file, filled)
         print(f"{file}: {'written' if filled != text else 'as it was'}")
 
 

@@ -22,8 +22,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from run_record import hardware, run_record, write_json
+from run_record import hardware, run_record
 from torch import Tensor
+from whole_file import write_json
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported

@@ -26,6 +26,7 @@ from lexicon import (
     table,
 )
 from parallel_text import run, write_lines
+from whole_file import whole_file
 
 HELD_OUT = 1000  # pairs in each of val and test
 CASES = ("nom", "acc", "dat")
@@ -250,9 +251,8 @@ def generate(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for split, chosen in splits.items():
         for language, lines in zip(("en", "de"), zip(*chosen, strict=True), strict=True):
-            part = options.out / f"{split}.{language}.part"
-            write_lines(part, lines)
-            part.rename(part.with_suffix(""))
+            with whole_file(options.out / f"{split}.{language}") as part:
+                write_lines(part, lines)
 
 
 def parse_options() -> argparse.Namespace:

@@ -15,6 +15,7 @@ import numpy as np
 from listops import OPERATORS, WORDS, ExpressionError, Shape, draw, publish
 from parallel_text import InputError, write_lines
 from sequence_sets import Block, add_options, check_options, generate_set, run_step
+from whole_file import whole_file
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 
@@ -40,9 +41,8 @@ def write_published(out: Path, folder: Path) -> None:
             print(f"{path}: stands, nothing to do")
             continue
         examples = (f"{publish(tokens.tolist())}\t{label}" for tokens, label in LabelledSequences(out, split))
-        part = path.with_name(path.name + ".part")
-        write_lines(part, ("Source\tTarget", *examples))
-        part.replace(path)
+        with whole_file(path) as part:
+            write_lines(part, ("Source\tTarget", *examples))
 
 
 def parse_options() -> argparse.Namespace:

@@ -22,8 +22,9 @@ from benchmark_attention import keep_freed_memory, peak_bytes
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from image_sampling import RereadingReader, SteppingReader, with_start
 from nat_benchmarks import ROWS
-from run_record import hardware, run_record, write_json
+from run_record import hardware, run_record
 from torch import Tensor
+from whole_file import write_json
 
 from momentum_fairseq.models.causal_decoder import STATE
 from momentum_fairseq.models.momentum_lm import MomentumLmModel

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from whole_file import whole_file
 
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.ops.logistic_mixture import sample_logistic_mixture
@@ -108,6 +109,5 @@ def save_picture(rows: Sequence[np.ndarray], path: Path, scale: int) -> None:
             canvas[top : top + height, left : left + width] = image  # one colour serves for three
     picture = Image.fromarray(canvas)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST).save(part, format="PNG")
-    part.replace(path)
+    with whole_file(path) as part:
+        picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST).save(part, format="PNG")

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from benchmark_attention import positive
-from run_record import ROOT, hardware, run_record, write_json
+from markdown_table import markdown
+from run_record import ROOT, hardware, run_record
 from torch import Tensor
+from whole_file import write_json, write_text
 
 from momentum_fairseq.ops import causal_momentum_attention, elu_plus_one
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for
@@ -68,19 +70,18 @@ def all_finite(tokens: int, device: torch.device) -> bool:
     return bool(out.isfinite().all())
 
 
-def markdown(rows: list[dict[str, Any]], record: dict[str, Any]) -> str:
-    lines = [
-        f"Relative RMS error against float64, {record['hardware']['device']}, {record['date']}, revision "
-        f"{record['git_revision']} (`{record['command']}`).",
-        "",
-        "| dtype | kernel | N | " + " | ".join(f"β = {momentum:g}" for momentum in MOMENTA) + " | limit |",
-        "|---|---|---|" + "---|" * (len(MOMENTA) + 1),
-    ]
+def describe(record: dict[str, Any]) -> str:
+    """The record in Markdown."""
+    machine, command = record["hardware"]["device"], record["command"]
+    origin = f"{machine}, {record['date']}, revision {record['git_revision']} (`{command}`)"
+    rows, lines = record["errors"], []
     for dtype, kernel, length in dict.fromkeys((row["dtype"], row["kernel"], row["length"]) for row in rows):
         errors = [f"{row['relative_rms']:.1e}" for row in rows if (row["dtype"], row["length"]) == (dtype, length)]
-        lines.append(f"| {dtype} | {kernel} | {length} | " + " | ".join(errors) + f" | {LIMITS[dtype]:.0e} |")
+        lines.append([dtype, kernel, str(length), *errors, f"{LIMITS[dtype]:.0e}"])
+    table = markdown(["dtype", "kernel", "N", *(f"β = {momentum:g}" for momentum in MOMENTA), "limit"], lines)
     finite = "every output is finite" if record["float16_finite"] else "NOT every output is finite"
-    return "\n".join([*lines, "", f"float16, {record['float16_tokens']:,} tokens, β = 0.999: {finite}.", ""])
+    overflow = f"float16, {record['float16_tokens']:,} tokens, β = 0.999: {finite}."
+    return f"Relative RMS error against float64, {origin}.\n\n{table}\n\n{overflow}\n"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -115,12 +116,10 @@ def main() -> None:
         "float16_finite": finite,
         "errors": rows,
     }
-    text = markdown(rows, record)
+    text = describe(record)
     print(text)
     write_json(options.out / "kernel_errors.json", record)
-    part = options.out / "kernel_errors.md.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(options.out / "kernel_errors.md")
+    write_text(options.out / "kernel_errors.md", text)
     over = [row for row in rows if row["relative_rms"] > LIMITS[row["dtype"]]]
     print(f"written: {options.out / 'kernel_errors.json'}; {len(over)} of {len(rows)} errors are over their limit")
 

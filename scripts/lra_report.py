@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from parallel_text import InputError
 from PIL import Image
-from run_record import run_record, write_json
+from run_record import run_record
 from sequence_sets import digest_of, run_step
+from whole_file import whole_file, write_json
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, read_meta, verify
 
@@ -87,10 +88,9 @@ def contact_sheet(split: LabelledSequences, columns: int = 12) -> np.ndarray:
 
 def save_sheet(path: Path, sheet: np.ndarray, zoom: int = 2) -> None:
     """Write a PNG whole or not at all."""
-    part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.kron(sheet, np.ones((zoom, zoom), dtype=np.uint8))).save(part, format="PNG", optimize=True)
-    part.replace(path)
+    with whole_file(path) as part:
+        Image.fromarray(np.kron(sheet, np.ones((zoom, zoom), dtype=np.uint8))).save(part, format="PNG", optimize=True)
 
 
 def show(report: dict[str, Any]) -> None:

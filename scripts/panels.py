@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run_record import write_json
+from whole_file import whole_file, write_json
 
 
 def pyplot() -> Any:
@@ -32,11 +32,10 @@ def setting(record: dict[str, Any]) -> str:
     return f"{record['hardware']['device']}, {record['hardware']['threads']} threads, {record['dtype']}"
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path, dpi: int = 110) -> None:
     """Write the picture as PNG and close it."""
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
-    part.replace(path)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=dpi, format="png")
     pyplot().close(figure)
 
 

@@ -4,12 +4,15 @@ Reads <METHOD>-seed<SEED>/train.log in the first folder; writes curves.json, cur
 """
 
 import json
-import logging
 import re
 import sys
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
+
+from markdown_table import markdown
+from panels import pyplot, save
+from whole_file import write_text
 
 METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
 
@@ -73,27 +76,20 @@ def losses_at(trainings: list[Training], updates: float) -> list[float]:
 def table(methods: dict[str, list[Training]]) -> str:
     """A row for each method, in Markdown."""
     milliseconds = {method: mean(t.milliseconds for t in trainings) for method, trainings in methods.items()}
-    heading = "| method | seeds | updates | loss (bits) | of each seed | accuracy % | ms/update | × linear |"
-    rows = [heading, "|---" * 8 + "|"]
+    header = ["method", "seeds", "updates", "loss (bits)", "of each seed", "accuracy %", "ms/update", "× linear"]
+    rows = []
     for method, trainings in methods.items():
         last, time = averaged(trainings)[-1], milliseconds[method]
         ratio = f"{time / milliseconds['linear']:.2f}" if "linear" in methods else ""
         losses = ", ".join(f"{loss:.3f}" for loss in losses_at(trainings, last.updates))
-        loss = (f"{last.loss:.3f}", losses)
-        cells = [method, len(trainings), int(last.updates), *loss, f"{last.accuracy:.1f}", f"{time:.1f}", ratio]
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows) + "\n"
+        means = [f"{last.loss:.3f}", losses, f"{last.accuracy:.1f}"]
+        rows.append([method, str(len(trainings)), f"{last.updates:.0f}", *means, f"{time:.1f}", ratio])
+    return markdown(header, rows) + "\n"
 
 
 def plot(curves: dict[str, list[Point]], path: Path) -> None:
     """Loss and accuracy against updates and against seconds, a line for each method; whole or not at all."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(2, 2, figsize=(10, 6.5), sharey="row", layout="constrained")
+    figure, panels = pyplot().subplots(2, 2, figsize=(10, 6.5), sharey="row", layout="constrained")
     for line, (value, label) in zip(panels, {"loss": "loss, bits", "accuracy": "accuracy, %"}.items(), strict=True):
         for panel, axis in zip(line, ("updates", "seconds"), strict=True):
             for method, points in curves.items():
@@ -102,17 +98,7 @@ def plot(curves: dict[str, list[Point]], path: Path) -> None:
             panel.set(xlabel=axis, ylabel=label)
             panel.grid(alpha=0.3)
     panels[0][0].legend()
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
-    part.replace(path)
-    plt.close(figure)
-
-
-def write(text: str, path: Path) -> None:
-    """A file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    save(figure, path)
 
 
 def main() -> None:
@@ -128,8 +114,8 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     seeds = {method: [t.seed for t in own] for method, own in methods.items()}
     record = {method: {"seeds": seeds[method], "points": [p._asdict() for p in curves[method]]} for method in methods}
-    write(json.dumps(record, indent=1) + "\n", results / "curves.json")
-    write(table(methods), results / "table.md")
+    write_text(results / "curves.json", json.dumps(record, indent=1) + "\n")
+    write_text(results / "table.md", table(methods))
     plot(curves, results / "curves.png")
     print(table(methods), end="")
 

@@ -5,12 +5,15 @@ row are averaged.
 """
 
 import json
-import logging
 import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from markdown_table import markdown
+from panels import pyplot, save
+from whole_file import write_text
 
 ROWS = ("softmax", "linear", "momentum", "connection", "adaptive")
 NEEDED = ("name", "scores", "curve", "updates", "max_update", "seconds_per_update", "lossy", "images")
@@ -48,15 +51,14 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     lossy = ", lossy: not comparable with published results" if first["lossy"] else ""
     score = first["scores"][0]
     title = f"{first['images']} {score['split']}, {score['images']} images{lossy}"
-    lines = [f"| {title} | seeds | updates | bits/dim | ± | s/update |", "|---|---|---|---|---|---|"]
+    header, lines = [title, "seeds", "updates", "bits/dim", "±", "s/update"], []
     for row, results in rows.items():
         bits, error = (mean(r["scores"][0][key] for r in results) for key in ("bits_per_dim", "standard_error"))
         seconds = [r["seconds_per_update"] for r in results if r["seconds_per_update"]]
         speed = f"{mean(seconds):.3f}" if seconds else ""
         updates = ", ".join(dict.fromkeys(str(result["updates"]) for result in results))
-        cells = [row, len(results), updates, f"{bits:.4f}", f"{error:.4f}", speed]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row, str(len(results)), updates, f"{bits:.4f}", f"{error:.4f}", speed])
+    return markdown(header, lines) + "\n"
 
 
 def curve(results: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -68,13 +70,7 @@ def curve(results: list[dict[str, Any]], key: str) -> tuple[list[float], list[fl
 
 def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Bits per dimension against updates, on the training and the held-out images; whole or not at all."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, panels = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     for panel, (key, title) in zip(panels, {"loss": "training", "valid_loss": "held out"}.items(), strict=True):
         values = []
         for row, results in rows.items():
@@ -86,10 +82,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
             panel.set_ylim(min(values) * 0.97, max(values) * 1.03)  # the first updates would hide the others
         panel.grid(alpha=0.3)
     panels[0].legend()
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=100, format="png")
-    part.replace(path)
-    plt.close(figure)
+    save(figure, path, dpi=100)
 
 
 def main() -> None:
@@ -100,9 +93,7 @@ def main() -> None:
         rows = read(folder)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    part = folder / "table.md.part"
-    part.write_text(table(rows), encoding="utf-8")
-    part.replace(folder / "table.md")
+    write_text(folder / "table.md", table(rows))
     plot(rows, folder / "bits_per_dim.png")
     print(table(rows), end="")
 

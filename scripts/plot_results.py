@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from panels import pyplot, save
 from results import Row
 
 Draw = Callable[[Any, list[Row], str], None]
@@ -13,11 +14,6 @@ Draw = Callable[[Any, list[Row], str], None]
 
 def plot(rows: list[Row], file: Path) -> None:
     """Draw the panels that there are figures for, on the last set, whole or not at all."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     split = [key for row in rows for result in row.results for key in result.scores][-1][0]
     speeds = [speed for row in rows for result in row.results for speed in result["speeds"]]
     panels: list[Draw] = [bleu_against_steps]
@@ -25,14 +21,11 @@ def plot(rows: list[Row], file: Path) -> None:
         panels.append(bleu_against_speed)
     if any("by_length" in speed for speed in speeds):
         panels.append(speed_against_length)
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
+    figure, axes = pyplot().subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
     for draw, panel in zip(panels, axes[0], strict=True):
         draw(panel, rows, split)
     axes[0][0].legend()
-    part = file.with_name(file.name + ".part")
-    figure.savefig(part, dpi=120, format="png")
-    part.replace(file)
-    plt.close(figure)
+    save(figure, file, dpi=120)
 
 
 def means(pairs: list[tuple[Any, float]]) -> dict[Any, float]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from fairseq import utils
 from image_model import load_image_model
-from run_record import hardware, run_record, training_record, write_json
+from run_record import hardware, run_record, training_record
 from train_log import read_curve, seconds_per_update
+from whole_file import write_json
 
 from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.tasks import FairseqTask
-from run_record import hardware, run_record, training_record, write_json
+from run_record import hardware, run_record, training_record
 from train_log import read_curve, seconds_per_update
+from whole_file import write_json
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
 

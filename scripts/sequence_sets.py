@@ -22,6 +22,7 @@ import numpy as np
 from end_with_parent import end_with_parent
 from parallel_text import InputError, run
 from run_record import run_record
+from whole_file import whole_file
 
 from momentum_fairseq.data.labelled_sequences import SPLITS, LabelledSequences, SequenceError, SequenceWriter, checksum, read_meta
 
@@ -173,7 +174,8 @@ def claim(shards: Path, settings: Settings) -> None:
     note, text = shards / "settings.json", json.dumps(settings)
     if note.exists() and note.read_text(encoding="utf-8") != text:
         raise InputError(f"{shards}: left by a run with other settings; remove it or name another folder")
-    write_whole(note, lambda file: file.write(text.encode()))
+    with whole_file(note, own_ending()) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def make_shard(shards: Path, number: int, make: Callable[[int], Block]) -> Path:
@@ -181,16 +183,14 @@ def make_shard(shards: Path, number: int, make: Callable[[int], Block]) -> Path:
     path = shards / f"{number:06d}.npz"
     if not path.exists():
         block = make(number)
-        write_whole(path, lambda file: np.savez(file, **block._asdict()))
+        with whole_file(path, own_ending()) as part, part.open("wb") as file:
+            np.savez(file, **block._asdict())
     return path
 
 
-def write_whole(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write the file whole or not at all."""
-    part = path.with_name(f"{path.name}.part.{os.getpid()}")
-    with part.open("wb") as file:
-        write(file)
-    part.replace(path)
+def own_ending() -> str:
+    """What another run with the same settings writes at the same time has another name."""
+    return f".part.{os.getpid()}"
 
 
 def read_shards(shards: Path, make: Callable[[int], Block]) -> Iterator[Block]:

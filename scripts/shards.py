@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_text import InputError, read_report, write_report
+from whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,11 @@ class Shard:
         if len(hypotheses) != len(self.lines):
             raise InputError(f"{self.text}: {len(self.lines):,} sentences in, {len(hypotheses):,} out")
         data = "".join(hypothesis + "\n" for hypothesis in hypotheses).encode("utf-8")
-        text, stamp = (Path(f"{path}.part") for path in (self.text, self.stamp))
         self.stamp.unlink(missing_ok=True)
-        text.write_bytes(data)
-        text.replace(self.text)
-        write_report(stamp, {"sentences": len(hypotheses), "sha256": hashlib.sha256(data).hexdigest(), **facts})
-        stamp.replace(self.stamp)
+        with whole_file(self.text) as part:
+            part.write_bytes(data)
+        with whole_file(self.stamp) as part:
+            write_report(part, {"sentences": len(hypotheses), "sha256": hashlib.sha256(data).hexdigest(), **facts})
 
     def read(self) -> tuple[list[str], dict[str, Any]]:
         """Its hypotheses and its stamp.

@@ -28,7 +28,8 @@ if not torch.cuda.is_available():
 
 from benchmark_attention import positive, positive_seconds, time_side_by_side
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
-from run_record import ROOT, hardware, run_record, write_json
+from run_record import ROOT, hardware, run_record
+from whole_file import write_json
 
 from momentum_fairseq.ops.kernels import causal_setting
 from momentum_fairseq.ops.kernels.causal_setting import Tile
