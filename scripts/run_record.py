@@ -21,17 +21,18 @@ sys.path.insert(0, str(ROOT))
 def run_record(command: list[str]) -> dict[str, str]:
     """The command with paths relative to the repository, those elsewhere by name only; the date; the git revision."""
     return {
-        "command": shlex.join(["python", os.path.relpath(command[0], ROOT), *map(without_folders, map(str, command[1:]))]),
+        "command": shlex.join(["python", *map(without_folders, [os.path.realpath(command[0]), *map(str, command[1:])])]),
         "date": datetime.date.today().isoformat(),
         "git_revision": git_revision(),
     }
 
 
 def without_folders(word: str) -> str:
-    """A word of a command line without the folders of this machine, which say nothing to others."""
+    """A word of a command line without the folders of this machine, which say nothing to others; links are followed to ROOT."""
     if not os.path.isabs(word):
         return word
-    return os.path.relpath(word, ROOT) if Path(word).is_relative_to(ROOT) else f".../{Path(word).name}"
+    inside = [path for path in (Path(word), Path(word).resolve()) if path.is_relative_to(ROOT)]
+    return str(inside[0].relative_to(ROOT)) if inside else f".../{Path(word).name}"
 
 
 def git_revision() -> str:

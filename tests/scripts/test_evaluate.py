@@ -230,6 +230,17 @@ def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_pa
     assert run_record.git_revision() == "unknown"
 
 
+def test_a_command_through_a_link_to_the_repository_names_no_folder_of_this_machine(tmp_path):
+    import run_record
+
+    link = tmp_path / "mein Ordner"
+    link.symlink_to(run_record.ROOT)
+    words = [f"{link}/scripts/evaluate.py", f"{link}/runs", f"{tmp_path}/x.json", "runs/y", "5"]
+    expected = "python scripts/evaluate.py runs .../x.json runs/y 5"
+    assert run_record.run_record(words)["command"] == expected
+    assert run_record.run_record([f"{run_record.ROOT}/scripts/evaluate.py", *words[1:]])["command"] == expected
+
+
 def test_options_of_a_refinement_reach_its_generator(build_task):
     task = build_task()
     options, teacher = Namespace(length_beam=3, collapse_repeats=True), object()
