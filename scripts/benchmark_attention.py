@@ -4,40 +4,32 @@
   python scripts/benchmark_attention.py --causal --lengths 64 128 256 512 1024 2048 4096 8192 --dims 32 64 --masks none
   python scripts/benchmark_attention.py --device cuda --dtype bfloat16 --tokens 65536
 
-Time: all kinds get the same q, k, v [B,H,N,D], B·N constant, without and with a key padding mask. The kinds take turns, call by
-call; ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for φ(q) and φ(k), except in
+Time: all kinds get the same q, k, v [B,H,N,D], B·N constant, without and with a key padding mask. The kinds take turns of 10 ms;
+ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for φ(q) and φ(k), except in
 `momentum+features`, where computing φ from unmapped q and k is timed with it. Memory: the most that torch's allocator held for
-one sentence beyond the inputs. Prints a table, writes attention.json and attention.png, or
-causal_attention.json and .png, into --out.
+one sentence beyond the inputs. Prints a table, writes attention.json and attention.png, or causal_attention.json and .png, into
+--out.
 """
 
 import argparse
-import ctypes
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from benchmark_options import check_place, positive, positive_seconds
+from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, synchroniser, time_side_by_side
 from panels import write
 from plot_attention import plot
 from run_record import ROOT, hardware, run_record
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from momentum_fairseq import ops
 
-BASELINE = "softmax"
 PASSES = ("forward", "forward+backward")
 MASKS = ("none", "padded")
-WARM_UP, LEAST_TURNS, MOST_TURNS = 2, 5, 400
-# A turn lasts at least this long, by repeating the call: the clock and the caches that another kind has filled then weigh little.
-LEAST_TURN_SECONDS = 0.01
-
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, dict[str, float]], Tensor]
 
@@ -94,89 +86,8 @@ def make_call(attention: Attention, inputs: Inputs, pass_: str, numbers: dict[st
     return forward if pass_ == "forward" else forward_and_backward
 
 
-def seconds_per_call(call: Callable[[], Any], repeats: int, synchronise: Callable[[], None]) -> float:
-    synchronise()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    synchronise()
-    return (time.perf_counter() - start) / repeats
-
-
-def time_side_by_side(
-    calls: dict[str, Callable[[], Any]],
-    seconds: float,
-    synchronise: Callable[[], None],
-    least_turn_seconds: float = LEAST_TURN_SECONDS,
-) -> dict[str, dict[str, float]]:
-    """Median, minimum and interquartile range in ms of calls that take turns, and their ratios to the baseline."""
-    repeats = {}
-    for kind, call in calls.items():
-        warm = min(seconds_per_call(call, 1, synchronise) for _ in range(WARM_UP))
-        repeats[kind] = max(1, round(least_turn_seconds / warm))
-    times: dict[str, list[float]] = {kind: [] for kind in calls}
-    end = time.perf_counter() + seconds
-    order = list(calls)
-    for turn in range(MOST_TURNS):
-        if turn >= LEAST_TURNS and time.perf_counter() > end:
-            break
-        for kind in order:
-            times[kind].append(1e3 * seconds_per_call(calls[kind], repeats[kind], synchronise))
-        order.append(order.pop(0))
-    return {kind: summary(times[kind], times.get(BASELINE)) for kind in calls}
-
-
-def summary(times: list[float], baseline: list[float] | None) -> dict[str, float]:
-    quarter, median, three_quarters = statistics.quantiles(times, n=4, method="inclusive")
-    result = {"median_ms": median, "min_ms": min(times), "iqr_ms": three_quarters - quarter, "turns": len(times)}
-    if baseline is not None:
-        pairs = zip(times, baseline, strict=True)
-        result["ratio"] = statistics.median(mine / softmax for mine, softmax in pairs)
-        result["min_ratio"] = min(times) / min(baseline)
-    return result
-
-
-def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most that torch's allocator held during the call beyond what it held before."""
-    call()  # what is kept from a first call on is not the call's own
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def r_squared(x: list[int], y: list[int]) -> float | None:
-    """How much of y a straight line in x explains; None for fewer than three points."""
-    if len(x) < 3 or len(set(y)) == 1:
-        return None
-    return statistics.correlation(x, y) ** 2
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory, as a GPU's caching allocator does; False where it can't be told to.
-
-    By default it may give memory back at each call and fault it in anew, page by page, in some runs and not in others.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return False
-    trim_threshold, mmap_threshold = -1, -3  # glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**30))
-
-
 def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[dict[str, Any]]:
-    synchronise = partial(torch.cuda.synchronize, options.device) if options.device.type == "cuda" else lambda: None
+    synchronise = synchroniser(options.device)
     attentions, rows = CAUSAL_KINDS if options.causal else KINDS, []
     for pass_ in options.passes:
         for mask in options.masks:
@@ -244,23 +155,6 @@ def print_extremes(rows: list[dict[str, Any]]) -> None:
         print(f"{pass_}, mask {mask}: {kind} / softmax is at most {slow}, at least {fast}")
 
 
-def positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
-
-
-def positive_seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return number
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -295,25 +189,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Make the device, the dtype and the folder to write into of what --device, --dtype and --out name, or end with a message."""
-    try:
-        options.device = torch.device(options.device)
-        torch.zeros(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
-    if options.device.type not in ("cpu", "cuda"):
-        parser.error(f"--device {options.device}: peak memory is measured on cpu and cuda only")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out {options.out}: {error.strerror}")
-    options.torch_dtype = getattr(torch, options.dtype)
-
-
 def main() -> None:
     options = parse_arguments()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = options.device.type == "cpu" and options.allocator == "keep" and keep_freed_memory()

@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_attention import (
+from benchmark_options import check_place, positive, positive_seconds
+from measuring import (
     BASELINE,
     LEAST_TURNS,
     MOST_TURNS,
-    check_place,
     keep_freed_memory,
     peak_bytes,
-    positive,
-    positive_seconds,
     seconds_per_call,
     summary,
+    synchroniser,
 )
 from nat_benchmarks import ROWS, make_dictionary
 from panels import write
@@ -121,7 +120,7 @@ def measure(options: Namespace, models: dict[str, MomentumTransformerModel], sea
 
 def take_turns(steps: dict[Any, Step], options: Namespace) -> dict[Any, list[float]]:
     """Milliseconds of each step in each turn; a turn takes all of them, so that a busy machine slows all alike."""
-    synchronise = partial(torch.cuda.synchronize, options.device) if options.device.type == "cuda" else lambda: None
+    synchronise = synchroniser(options.device)
     times: dict[Any, list[float]] = {place: [] for place in steps}
     order = list(steps)
     end = time.perf_counter() + options.seconds
@@ -187,7 +186,6 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = options.device.type == "cpu" and keep_freed_memory()

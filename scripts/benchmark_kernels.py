@@ -3,8 +3,8 @@
   python scripts/benchmark_kernels.py                  # on a GPU: large shapes in bfloat16; else N = 64 … 8192 in float32
   python scripts/benchmark_kernels.py --quick          # some seconds, to see it work
 
-The kinds take turns, call by call; ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for
-φ(q) and φ(k). Each library gets its own axis order. The floor is the time that the tensors alone take to be read and written, at
+The kinds take turns of 10 ms; ratios are to softmax, the median over the turns of the ratio within a turn. q and k stand for φ(q)
+and φ(k). Each library gets its own axis order. The floor is the time that the tensors alone take to be read and written, at
 the speed at which this device copies memory in the same run. Shapes marked `graph` are timed within a CUDA graph too. Peers:
 torch's softmax, flash-linear-attention, fast-transformers, and our forms in torch's operations; what isn't installed is named.
 Prints a table, writes kernels.json into --out.
@@ -16,13 +16,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from benchmark_attention import keep_freed_memory, positive, positive_seconds, seconds_per_call, time_side_by_side
+from benchmark_options import positive, positive_seconds
+from measuring import keep_freed_memory, seconds_per_call, synchroniser, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from torch import Tensor
 from whole_file import write_json
@@ -208,7 +208,7 @@ def rows_of(
 
 def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str, str]) -> tuple[list[dict[str, Any]], float]:
     device = options.device
-    synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronise = synchroniser(device)
     speed = bytes_per_second(device, synchronise)
     print(f"memory is copied at {speed / 1e9:.0f} GB/s")
     rows = []

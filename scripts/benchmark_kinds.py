@@ -18,16 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_attention import (
-    BASELINE,
-    check_place,
-    keep_freed_memory,
-    peak_bytes,
-    positive,
-    positive_seconds,
-    r_squared,
-    time_side_by_side,
-)
+from benchmark_options import check_place, positive, positive_seconds
+from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, synchroniser, time_side_by_side
 from panels import write
 from plot_kinds import plot
 from run_record import ROOT, hardware, run_record
@@ -104,7 +96,7 @@ def left_out(options: argparse.Namespace, before: dict[str, Any] | None, length:
 
 def measure(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row for each length and kind, and what was left out."""
-    synchronise = partial(torch.cuda.synchronize, options.device) if options.device.type == "cuda" else lambda: None
+    synchronise = synchroniser(options.device)
     rows, skipped, last = [], [], {}
     for length in options.lengths:
         calls = {}
@@ -181,7 +173,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = options.device.type == "cpu" and keep_freed_memory()

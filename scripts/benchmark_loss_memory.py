@@ -7,14 +7,14 @@ allocator held beyond what it held before, which is parameters, their gradients 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark_attention import peak_bytes, positive
+from benchmark_options import positive
 from fairseq.data import data_utils
+from measuring import peak_bytes
 from nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting
 from run_record import run_record
 from torch import Tensor
@@ -53,7 +53,6 @@ def main() -> None:
     parser.add_argument("--sentences", type=positive, default=64, help="sentences a batch (64)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     device, peaks, losses = choose_device(options), {}, {}
     for form, most_logits in FORMS.items():
         update = make_update(options, device, most_logits)

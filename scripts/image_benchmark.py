@@ -18,9 +18,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmark_attention import keep_freed_memory, peak_bytes
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from image_sampling import RereadingReader, SteppingReader, with_start
+from measuring import keep_freed_memory, peak_bytes
 from nat_benchmarks import ROWS
 from run_record import hardware, run_record
 from torch import Tensor
@@ -47,7 +47,6 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_benchmark(options: Namespace, device: torch.device) -> None:
     """Measure, print tables, write the JSON."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints two lines a start otherwise
     kept = device.type == "cpu" and keep_freed_memory()
     for name in ("places", "values", *SIZES):
         if getattr(options, name) is not None and getattr(options, name) < 1:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmark_attention import keep_freed_memory
 from fairseq.data import Dictionary
 from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
+from measuring import keep_freed_memory
 from run_record import hardware
 from torch import Tensor, nn
 

@@ -5,7 +5,7 @@
 
 Every tile of CANDIDATES beside the pinned one, and then the best one beside itself in several numbers of segments; ratios are to
 the first, the pinned tile or the number of segments that the kernels choose. The kernels are compiled before, side by side in
-processes of their own. Tiles take turns, call by call; medians. A tile whose output isn't the first one's up to rounding, or
+processes of their own. Tiles take turns of 10 ms; medians. A tile whose output isn't the first one's up to rounding, or
 that doesn't compile, is named and left out. Writes tune_kernels.json into --out.
 """
 
@@ -26,8 +26,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
-from benchmark_attention import positive, positive_seconds, time_side_by_side
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
+from benchmark_options import positive, positive_seconds
+from measuring import synchroniser, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from whole_file import write_json
 
@@ -107,8 +108,7 @@ def compare(
             reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the first one's output"
         if reason is not None:
             faults[f"{shape.name()}, {pass_}, {name}"] = reason
-    synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    times = time_side_by_side(calls, options.seconds, synchronise)
+    times = time_side_by_side(calls, options.seconds, synchroniser(device))
     first = times[show(choices[0])]["median_ms"]
     rows = []
     for name, result in sorted(times.items(), key=lambda item: item[1]["median_ms"]):

@@ -11,7 +11,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 if str(SCRIPTS) not in sys.path:
     sys.path.insert(0, str(SCRIPTS))
 
-fuzz_attention = importlib.import_module("fuzz_attention")
+attention_forms, fuzz_attention = map(importlib.import_module, ("attention_forms", "fuzz_attention"))
 KERNEL_FORMS = {"kernel", "kernel without padding", "causal kernel"}
 
 
@@ -28,8 +28,8 @@ def test_all_forms_are_the_recurrence_on_random_cases():
 
 
 def test_a_fault_is_found_and_recorded(monkeypatch, tmp_path, capsys):
-    right = fuzz_attention.MOMENTUM_MODULE.momentum_weights
-    monkeypatch.setattr(fuzz_attention.MOMENTUM_MODULE, "momentum_weights", lambda *x, **options: 1.001 * right(*x, **options))
+    right = attention_forms.MOMENTUM_MODULE.momentum_weights
+    monkeypatch.setattr(attention_forms.MOMENTUM_MODULE, "momentum_weights", lambda *x, **options: 1.001 * right(*x, **options))
     out = tmp_path / "fuzz.json"
     assert call(monkeypatch, "--cases", 12, "--kernel-share", 0, "--out", out) == 1
     forms = json.loads(out.read_text())["forms"]
@@ -43,7 +43,7 @@ def test_a_form_that_raises_is_a_failure_with_its_message(monkeypatch, tmp_path)
     def broken(*_, **__):
         raise ArithmeticError("broken")
 
-    monkeypatch.setattr(fuzz_attention, "momentum_attention", broken)
+    monkeypatch.setattr(attention_forms, "momentum_attention", broken)
     assert call(monkeypatch, "--cases", 2, "--kernel-share", 0, "--out", tmp_path / "fuzz.json") == 1
     failures = json.loads((tmp_path / "fuzz.json").read_text())["forms"]["quadratic order"]["failures"]
     assert [failure["message"] for failure in failures] == ["ArithmeticError: broken"] * 2
