@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from markdown_table import markdown
+from seeds import clash
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 PAPER = {
@@ -40,8 +41,8 @@ def read_results(files: Iterable[Path]) -> Results:
         result = _read(file)
         group = results[result["task"], result["name"]]
         for other in group:
-            if other["seed"] == result["seed"]:
-                raise SystemExit(f"error: {other['file']} and {file} are both seed {result['seed']} of {result['name']}")
+            if why := clash(other, result):
+                raise SystemExit(f"error: {other['file']} and {file} are {why}")
         group.append(result)
     for task in TASKS:
         of_task = [r for (name, _), group in results.items() if name == task for r in group]

@@ -13,6 +13,7 @@ from typing import Any
 
 from markdown_table import markdown
 from panels import pyplot, save
+from seeds import clash
 from whole_file import write_text
 
 ROWS = ("softmax", "linear", "momentum", "connection", "adaptive")
@@ -33,24 +34,30 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
         if missing or result["name"] not in ROWS:
             lacks = ", ".join(missing) or f"row named {result['name']}"
             raise ValueError(f"{file}: no result of score_images.py --name {'|'.join(ROWS)}: no {lacks}")
-        found[result["name"]].append(result)
+        for other in found[result["name"]]:
+            if why := clash(other, result):
+                raise ValueError(f"{other['file']} and {file} are {why}")
+        found[result["name"]].append({**result, "file": file})
     if not found:
         raise FileNotFoundError(f"no <ROW>-seed<SEED>.json in {folder}; make them with examples/image_generation/run.sh")
-    scored = {(r["images"], r["scores"][0]["split"], r["scores"][0]["images"]) for results in found.values() for r in results}
+    scored = {describe_images(result) for results in found.values() for result in results}
     if len(scored) > 1:
-        raise ValueError(f"{folder}: scores of different images: {sorted(scored)}")
+        raise ValueError(f"{folder}: scores of different images: {'; '.join(sorted(scored))}")
     lasted = sorted({result["max_update"] for results in found.values() for result in results})
     if len(lasted) > 1:
         raise ValueError(f"{folder}: trainings of {' and '.join(f'{n:,}' for n in lasted)} updates; make a table for each")
     return {row: found[row] for row in ROWS if row in found}
 
 
+def describe_images(result: dict[str, Any]) -> str:
+    """Which images a result was scored on."""
+    lossy, score = ", lossy: not comparable with published results" if result["lossy"] else "", result["scores"][0]
+    return f"{result['images']} {score['split']}, {score['images']} images{lossy}"
+
+
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """A row of each, in Markdown."""
-    first = next(iter(rows.values()))[0]
-    lossy = ", lossy: not comparable with published results" if first["lossy"] else ""
-    score = first["scores"][0]
-    title = f"{first['images']} {score['split']}, {score['images']} images{lossy}"
+    title = describe_images(next(iter(rows.values()))[0])
     header, lines = [title, "seeds", "updates", "bits/dim", "±", "s/update"], []
     for row, results in rows.items():
         bits, error = (mean(r["scores"][0][key] for r in results) for key in ("bits_per_dim", "standard_error"))

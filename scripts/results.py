@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from bootstrap import resample, unpack
+from seeds import clash
 
 Key = tuple[str, str, str]  # split, lengths, steps
 
@@ -171,15 +172,14 @@ def group_rows(results: list[Result]) -> list[Row]:
     """Rows by name and marks, in the order of the files. The label has those marks that not all results share.
 
     Raises:
-        SystemExit: two results of one row and seed.
+        SystemExit: two results of one row and seed, or with other settings.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Result]] = defaultdict(list)
     for result in results:
         group = groups[result["name"], result.marks]
         for other in group:
-            if other["seed"] == result["seed"]:
-                both = f"{other.file} and {result.file}"
-                raise SystemExit(f"error: {both} are both of row {result['name']}, seed {result['seed']}; leave one out")
+            if why := clash(other.content, result.content):
+                raise SystemExit(f"error: {other.file} and {result.file} are {why}")
         group.append(result)
     shared = shared_marks(results)
     return [Row(name, tuple(m for m in marks if m not in shared), group) for (name, marks), group in groups.items()]

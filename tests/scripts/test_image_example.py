@@ -112,6 +112,16 @@ def test_results_that_do_not_go_together_are_refused(tmp_path):
     (tmp_path / "softmax-seed1.json").write_text(json.dumps(result("softmax", images="cifar10")))
     with pytest.raises(ValueError, match="scores of different images"):
         plot_images.read(tmp_path)
+    (tmp_path / "softmax-seed1.json").write_text(json.dumps(result("softmax", lossy=True)))
+    with pytest.raises(ValueError, match="different images: mnist test, 4 images; mnist test, 4 images, lossy"):
+        plot_images.read(tmp_path)
+    (tmp_path / "softmax-seed1.json").unlink()
+    for other, message in (({"seed": 1}, "both of row linear, seed 1"), ({"seed": 2, "lr": [0.1]}, r"differ in lr \(\[1\] and")):
+        for file, values in (("linear-seed1.json", {"seed": 1, "lr": [1]}), ("linear-seed2.json", other)):
+            (tmp_path / file).write_text(json.dumps(result("linear", **values)))
+        with pytest.raises(ValueError, match=message):
+            plot_images.read(tmp_path)
+    (tmp_path / "linear-seed2.json").unlink()
     (tmp_path / "softmax-seed1.json").write_text(json.dumps(result("softmax", max_update=2000)))
     with pytest.raises(ValueError, match="trainings of 20 and 2,000 updates; make a table for each"):
         plot_images.read(tmp_path)

@@ -124,8 +124,10 @@ def test_results_that_cannot_stand_in_one_table_are_refused(make, print_table):
         print_table(make("linear"), make("softmax", max_update=300))
     with pytest.raises(SystemExit, match="differ in data"):
         print_table(make("linear"), make("linear", seed=2, data={"train": {"count": 5}}))
-    with pytest.raises(SystemExit, match="are both seed 1 of linear"):
+    with pytest.raises(SystemExit, match="are both of row linear, seed 1"):
         print_table(make("linear"), make("linear"))
+    with pytest.raises(SystemExit, match=r"both of row linear, but differ in model \(layers: 2 and 3\)"):
+        print_table(make("linear", model={"layers": 2}), make("linear", seed=2, model={"layers": 3}))
     print_table(make("linear"), make("linear", task="text", max_update=300))
 
 

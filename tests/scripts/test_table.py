@@ -231,6 +231,16 @@ def test_kept_sentences_that_do_not_fit_the_scores_are_refused(make, print_table
         print_table(make("linear", sentence_statistics={"valid": short}))
 
 
+def test_seeds_of_a_row_that_differ_in_their_model_or_training_are_refused(make, print_table):
+    small, large = {"model": {"layers": 2, "heads": 2}}, {"model": {"layers": 5, "heads": 2}}
+    with pytest.raises(SystemExit, match=r"both of row linear, but differ in model \(layers: 2 and 5\); make a table for each"):
+        print_table(make("linear", **small), make("linear", seed=2, **large))
+    with pytest.raises(SystemExit, match=r"differ in max_update \(7 and 9\)"):
+        print_table(make("linear"), make("linear", seed=2, max_update=9))
+    print_table(make("linear", updates=3, **small), make("linear", seed=2, **small), make("softmax", max_update=9, **large))
+    print_table(make("linear", **small), make("linear", seed=2, model={"layers": 2, "added": True}))
+
+
 def test_a_row_given_twice_or_an_unknown_baseline_is_refused(make, print_table):
     with pytest.raises(SystemExit, match="both of row linear, seed 1"):
         print_table(make("linear"), make("linear"))
