@@ -57,7 +57,8 @@ class HighwayFeedForward(ResidualFeedForward):
 
     def mix(self, x: Tensor, inner: Tensor) -> Tensor:
         update, gate = self.networks(inner)
-        return torch.lerp(self.dropout(update), x, torch.sigmoid(gate))
+        # Under autocast the networks give lower precision than x, and lerp takes one dtype alone.
+        return torch.lerp(self.dropout(update).to(x.dtype), x, torch.sigmoid(gate.to(x.dtype)))
 
     def networks(self, inner: Tensor) -> tuple[Tensor, Tensor]:
         """FFN(x) and FFN_gate(x), their first layers in one product where weights are packed."""

@@ -48,6 +48,19 @@ def test_dropout_is_on_the_update_not_on_the_input(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_no_more_than_its_rounding(kind, normalize_before, dtype):
+    module, x = build(kind, normalize_before=normalize_before).float(), torch.randn(2, 3, 6)
+    with torch.autocast("cpu", dtype):
+        y = module(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, module(x), rtol=0, atol=16 * torch.finfo(dtype).eps)
+    y.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
 def test_gelu_takes_the_place_of_relu(kind):
     module, x = build(kind, activation="gelu"), torch.randn(2, 3, 6, dtype=torch.float64)
     networks = [module.ffn, module.gate] if kind == "highway" else [module.ffn]
