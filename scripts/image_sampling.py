@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import run_record  # noqa: F401  (finds the package)
 import torch
 from torch import Tensor
 from whole_file import whole_file
