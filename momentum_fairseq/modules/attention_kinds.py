@@ -270,7 +270,9 @@ class MomentumAttention(AttentionKind):
             momentum, step_size = self.fixed
         else:
             dtype = torch.promote_types(self.momentum_logit.dtype, torch.float32)
-            momentum, step_size = torch.sigmoid(self.momentum_logit.to(dtype)), F.softplus(self.step_size_raw.to(dtype))
+            # Clamped: of a large number the sigmoid is rounded to one, and 1 − β^c over 1 − β would be 0/0.
+            momentum = torch.sigmoid(self.momentum_logit.to(dtype)).clamp(max=1 - torch.finfo(dtype).eps)
+            step_size = F.softplus(self.step_size_raw.to(dtype))
         return {"momentum": momentum, "step_size": step_size}
 
 

@@ -98,7 +98,7 @@ def test_learned_values_get_gradients_a_head_each_and_fixed_ones_are_no_paramete
     assert not list(attention("momentum").attention.parameters())
 
 
-@pytest.mark.parametrize("shift", [-10.0, 10.0])
+@pytest.mark.parametrize("shift", [-30.0, -10.0, 10.0, 30.0])
 def test_learned_values_stay_in_their_ranges_after_big_updates(shift, monkeypatch):
     learned = attention("momentum", momentum_learned=True).float()
     with torch.no_grad():
