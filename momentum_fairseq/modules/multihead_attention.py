@@ -14,8 +14,7 @@ from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
 class MultiheadAttention(nn.Module):
     """Project, split into heads, attend, join, project (Vaswani et al. 2017, section 3.2.2).
 
-    The projections are steps of their own, so that keys and values which stay the same (the source through all refinement
-    steps, the positions through a batch) are projected once.
+    What stays the same through all refinement steps is projected once: a source by `remember`, queries and keys by `pattern`.
 
     Args:
         embed_dim: C, features in and out.
@@ -61,15 +60,6 @@ class MultiheadAttention(nn.Module):
         """`[B,S,C]` → `[B,H,S,D]`."""
         return self._split(self.v_proj(value))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """Attend with projected q, k, v and a bool mask `[B,S]`; join the heads → `[B,N,C]`.
-
-        q and k may have batch size 1: they then serve the whole batch.
-        """
-        batch = v.shape[0]
-        q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
-        return self._join(self.attention(q, k, v, key_padding_mask))
-
     def remember(self, source: Tensor, key_padding_mask: Tensor | None, *, many_queries: bool = False) -> Any:
         """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`, computed once.
 
@@ -98,9 +88,8 @@ class MultiheadAttention(nn.Module):
         if query is key is value and self.qkv_proj.packed is not None:
             qkv = self.qkv_proj(query).unflatten(-1, (3, self.num_heads, -1))  # [B,N,3,H,D]
             return self._join(self.attention.joint(qkv, key_padding_mask))
-        return self.attend(
-            self.project_query(query), self.project_key(key), self.project_value(value), key_padding_mask
-        )
+        q, k, v = self.project_query(query), self.project_key(key), self.project_value(value)
+        return self._join(self.attention(q, k, v, key_padding_mask))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B,H,N,D]

@@ -201,14 +201,6 @@ def test_the_padding_check_fails_where_keys_are_not_masked(kind, monkeypatch):
         check_padding({"kind": kind}, 4, 0)
 
 
-def test_q_and_k_of_batch_size_one_serve_the_whole_batch():
-    module = attention("momentum")
-    positions, x = torch.randn(1, 4, 12, dtype=torch.float64), torch.randn(3, 4, 12, dtype=torch.float64)
-    q, k, v = module.project_query(positions), module.project_key(positions), module.project_value(x)
-    repeated = positions.expand(3, -1, -1)
-    torch.testing.assert_close(module.attend(q, k, v, None), module(repeated, repeated, x), rtol=1e-12, atol=1e-14)
-
-
 def masked_case(side: str | None, keys: int):
     """q, k, v `[3,2,N,6]`, not feature-mapped, and the mask of `side`."""
     q, k, v = (torch.randn(3, 2, length, 6, dtype=torch.float64, requires_grad=True) for length in (4, keys, keys))
