@@ -77,6 +77,12 @@ is_trained() {
     ((updates >= MAX_UPDATE))
 }
 
+# claim_training FOLDER: this run alone trains there, as long as it or what it has started lives.
+claim_training() {
+    exec 7>"$1/.training.lock"
+    flock -n 7 || die "$1: another run is training there; wait for it or name another folder"
+}
+
 # keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with. Others are
 # refused from then on, since they would change it half-way, or change nothing. Without any flag a finished training is left as it is.
 keep_settings() {
@@ -85,6 +91,7 @@ keep_settings() {
     settings+=$'\n'"flags ${*@Q}"
     mkdir -p "$folder" || die "can't make the folder $folder"
     if [[ ! -f $file || ! -f $folder/checkpoint_last.pt ]]; then
+        claim_training "$folder"
         printf '%s\n' "$settings" >"$file"
         return
     fi

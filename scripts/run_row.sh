@@ -87,6 +87,7 @@ train() {
         say "train: $MODEL is trained, nothing to do"
         return
     fi
+    claim_training "$MODEL"
     note_revision "$MODEL"
     local limit=()
     if [[ -n $MAX_MINUTES ]]; then

@@ -68,6 +68,7 @@ train() {
         say "copy: $out is trained, nothing to do"
         return
     fi
+    claim_training "$out"
     choose "$method"
     PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train --user-dir "$USER_DIR" --task copy \
         --arch momentum_lm_copy "${kind[@]}" "${size[@]}" "${device[@]}" --seed "$seed" \

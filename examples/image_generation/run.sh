@@ -77,6 +77,7 @@ train() {
         say "images: $model is trained, nothing to do"
         return
     fi
+    claim_training "$model"
     note_revision "$model"
     PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$DATA" --user-dir "$USER_DIR" \
         --task image_generation --images "$DATASET" --scored-images "$SCORED_IMAGES" --arch "momentum_lm_$DATASET" \

@@ -78,11 +78,14 @@ model=$RUNS/$SIZE/$TASK/$NAME-seed$SEED
 result=$RESULTS/$TASK/$NAME-seed$SEED.json
 
 train() {
-    keep_settings "$model" "BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION" "$@"
+    local settings="BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION"
+    [[ $NAME == "$ATTENTION" ]] || settings+=" ATTENTION=$ATTENTION"
+    keep_settings "$model" "$settings" "$@"
     if is_trained "$model"; then
         say "train: $model is trained, nothing to do"
         return
     fi
+    claim_training "$model"
     note_revision "$model"
     if [[ -n $MAX_MINUTES ]]; then
         # fairseq counts the hours of all runs that a training consists of.

@@ -1,5 +1,6 @@
 """The recipe of Long Range Arena: from data to JSON, a second call that redoes nothing, what it refuses; many on one machine."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -37,6 +38,28 @@ def test_wrong_settings_are_named(tmp_path):
         assert result.returncode != 0 and message in result.stderr, result.stderr
     refused = run("gpu.sh", RUNS=tmp_path, TASKS="image", OUT=tmp_path / "out")
     assert f"RUNS={tmp_path}: no image in it; make it with scripts/prepare_lra.sh" in refused.stderr
+
+
+def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_settings(tmp_path):
+    folder = tmp_path / "runs" / "tiny" / "listops" / "mine-seed1"
+    folder.mkdir(parents=True)
+    (folder / "settings.txt").write_text("the first's\n")
+    settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
+    with (folder / ".training.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run("run.sh", ATTENTION="linear", NAME="mine", **settings)
+    assert refused.returncode == 1 and "another run is training there; wait for it" in refused.stderr
+    assert (folder / "settings.txt").read_text() == "the first's\n"
+
+
+def test_a_row_of_ones_own_name_is_not_gone_on_with_by_another_attention(tmp_path):
+    folder = tmp_path / "runs" / "tiny" / "listops" / "mine-seed1"
+    settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
+    folder.mkdir(parents=True)
+    (folder / "settings.txt").write_text("BATCH=8 LR=1e-2 WARMUP=2 MAX_POSITIONS=64 PRECISION=fp32 ATTENTION=linear\nflags ''\n")
+    (folder / "checkpoint_last.pt").touch()
+    refused = run("run.sh", ATTENTION="momentum", NAME="mine", **settings)
+    assert refused.returncode == 1 and "PRECISION=fp32 ATTENTION=momentum" in refused.stderr
 
 
 @pytest.mark.slow
