@@ -46,7 +46,7 @@ def check_binarised(checkpoint: Path, task: Any, data: Path, languages: tuple[st
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="a trained model")
     parser.add_argument("data", type=Path, help="folder made by prepare_parallel.sh")
     options = parser.parse_args(arguments)
     logging.disable(logging.INFO)  # fairseq's own progress

@@ -141,16 +141,16 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of <name>.<language> files")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--source-lang", required=True)
-    parser.add_argument("--target-lang", required=True)
+    parser.add_argument("--source-lang", required=True, help="what is translated from, such as en")
+    parser.add_argument("--target-lang", required=True, help="and into, such as de")
     for split in SPLITS:
         parser.add_argument(f"--{split}", required=True, help=f"name of the {split} files without language")
     parser.add_argument("--max-length", type=int, required=True, help="most tokens in a training line")
     parser.add_argument("--max-ratio", type=float, required=True, help="most tokens of one side per token of the other")
     parser.add_argument("--normalize", action="store_true", help="normalise punctuation as Moses does, the references not")
-    parser.add_argument("--lowercase", action="store_true")
+    parser.add_argument("--lowercase", action="store_true", help="lower-case the text, the references not")
     parser.add_argument("--tokenized", action="store_true", help="the files are tokenised already")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes; they change no byte (1)")
     return parser.parse_args()
 
 

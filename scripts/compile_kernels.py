@@ -177,7 +177,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", default="9.0", help="of the GPU: 8.0 is an A100, 9.0 an H100 or H200 (9.0)")
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256], help="D and M (64 128 256)")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], choices=["bfloat16", "float16", "float32"])
+    dtypes, default = ("bfloat16", "float16", "float32"), ["bfloat16", "float32"]
+    parser.add_argument("--dtypes", nargs="+", default=default, choices=dtypes, help="of q, k and v (bfloat16 float32)")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     options = parser.parse_args(arguments)
     capability = re.fullmatch(r"(8|9|10)\.(\d)", options.capability)

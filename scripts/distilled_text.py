@@ -82,9 +82,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder made by prepare_parallel.sh")
     parser.add_argument("shards_folder", type=Path, help="folder of decode_shards.py")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--source-lang", required=True)
-    parser.add_argument("--target-lang", required=True)
-    parser.add_argument("--shards", type=int, required=True)
+    parser.add_argument("--source-lang", required=True, help="what is translated from, such as en")
+    parser.add_argument("--target-lang", required=True, help="and into, such as de")
+    parser.add_argument("--shards", type=int, required=True, help="how many they are")
     parser.add_argument("--teacher-checksum", required=True, help="sha256 of the checkpoint, for settings.txt")
     return parser.parse_args()
 

@@ -130,8 +130,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("archive", type=Path, help="the archive, or a folder that it or one inside it was unpacked to")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--edition", required=True, help="year, two digits")
-    parser.add_argument("--source-lang", required=True)
-    parser.add_argument("--target-lang", required=True)
+    parser.add_argument("--source-lang", required=True, help="what is translated from, such as en")
+    parser.add_argument("--target-lang", required=True, help="and into, such as de")
     for split in ("valid", "test"):
         parser.add_argument(f"--{split}", required=True, nargs="+", metavar="SET", help="such as tst2013 or TEDX.tst2013")
     return parser.parse_args()

@@ -259,7 +259,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--pairs", type=int, default=20_000, help="training pairs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="what is drawn follows from it (default: %(default)s)")
     options = parser.parse_args()
     if options.pairs < 1:
         parser.error(f"--pairs {options.pairs}: must be at least 1")

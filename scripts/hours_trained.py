@@ -12,7 +12,7 @@ from checkpoint_file import load_checkpoint
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where train.sh writes; nothing there yet is no time")
-    parser.add_argument("--and-minutes", type=float, default=0.0)
+    parser.add_argument("--and-minutes", type=float, default=0.0, help="to add (0)")
     options = parser.parse_args()
     last = options.folder / "checkpoint_last.pt"
     seconds = 0.0

@@ -183,7 +183,7 @@ def _of(what: str, value: int, full: int | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("files", nargs="+", type=Path, help="JSON of score_lra.py")
     results = read_results(parser.parse_args().files)
     print(table_4(results), end="\n\n")
     for task in TASKS:

@@ -49,7 +49,7 @@ def score(task: Any, model: Any, split: str, device: torch.device, batch_size: i
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("checkpoint", type=Path)
+    add("checkpoint", type=Path, help="a trained model of images")
     add("data", type=Path, help="folder of the images")
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--splits", nargs="+", choices=["valid", "test"], default=["test"], help="(default: test)")

@@ -28,7 +28,7 @@ MODEL_SETTINGS = (
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder made by prepare_lra.sh")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="a trained classifier")
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--name", help="what to call this row (default: the checkpoint's folder)")
     parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["train", "valid", "test"], help="(valid test)")

@@ -184,7 +184,7 @@ def find_baseline(rows: list[Row], name: str) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("files", nargs="+", type=Path, help="JSON of evaluate.py")
     parser.add_argument("--baseline", metavar="ROW", help="also the differences to this row, with p-values")
     parser.add_argument("--metrics", nargs="+", default=["bleu"], choices=["bleu", "chrf"], help="a table for each (bleu)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw BLEU against steps and speed, and speed against length")

@@ -53,7 +53,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder of the corpus")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--languages", nargs=2, required=True)
+    parser.add_argument("--languages", nargs=2, required=True, metavar=("SOURCE", "TARGET"), help="such as en de")
     return parser.parse_args()
 
 

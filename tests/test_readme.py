@@ -3,21 +3,17 @@
 import argparse
 import re
 import shlex
-import sys
 from pathlib import Path
 
+import fill_readme
 import pytest
+import show_flags
 import torch
 from fairseq import options
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import fill_readme  # noqa: E402
-import show_flags  # noqa: E402
-
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("examples/*/*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in READMES}
 EVERY = pytest.mark.parametrize("name", list(TEXTS))

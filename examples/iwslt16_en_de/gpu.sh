@@ -2,8 +2,9 @@
 # On a machine with one GPU: Table 5 at the paper's size on Multi30k and ted_mix, distilled, several seeds side by side; then the
 # speeds of all rows and their teachers in bfloat16. Called again, it goes on; it says so when all is done.
 #   bash examples/iwslt16_en_de/gpu.sh
-# OUT          folder for what is brought back, 3 files and 2 a corpus (results/gpu beside this script)
-# CORPORA      ("multi30k ted_mix"); RUNS/<corpus>/prepared must stand where there is no network
+# OUT          folder for what is brought back, 2 files and 3 a corpus (results/gpu beside this script)
+# CORPORA      ("multi30k ted_mix"); where there is no network RUNS/<corpus>/prepared must stand, or prepared.tar.gz beside it, which
+#              is a third as large: tar -czf prepared.tar.gz --exclude=raw --exclude=tokenised prepared
 # SEEDS        trainings of each row ("1 2 3")
 # STAGES       what to do, in this order ("teachers rows scores speeds table")
 # RUNS         folder for data, checkpoints and JSON (runs in the repository)
@@ -11,7 +12,7 @@
 # LR, WARMUP, VALIDATE_EVERY, TEACHER_MAX_UPDATE, TEACHER_WARMUP, WORKERS, DECODE_TOKENS   (5e-4, 500, 1000, 4000, 500, 4, 16384)
 # SIZE, PRESET, PRECISION, MAX_TOKENS, TOTAL_TOKENS, TEACHER_…   see run.sh
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE                             see scripts/gpu_session.sh
-# Every training holds batch × vocabulary × decoder passes in memory: with 40,000 words about 8 GB, with 10,000 about 2.
+# A training holds at most 2^28 logits whole, about 3 GB with what belongs to them, and takes more by blocks of them.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"
 
@@ -40,11 +41,13 @@ for corpus in "${corpora[@]}"; do
 done
 
 teacher() {
+    unpack_carried "$RUNS/$1/prepared"
     CORPUS=$1 ROW=teacher RESULTS=$results/$1 SPEED_RUNS=0 before_deadline bash "$RUN"
 }
 
 train_row() {
-    local minutes=${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}
+    local minutes
+    minutes=$(minutes_to_train)
     CORPUS=$1 ROW=$2 SEED=$3 STAGES=train MAX_MINUTES=$minutes OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
@@ -119,9 +122,4 @@ table() {
     say "gpu: $done of $((${#trainings[@]} + ${#corpora[@]})) results in $OUT; $(seconds_left) seconds left"
 }
 
-for stage in $STAGES; do
-    case $stage in
-        teachers | rows | scores | speeds | table) "$stage" ;;
-        *) die "STAGES: no stage $stage; there are teachers, rows, scores, speeds and table" ;;
-    esac
-done
+run_stages teachers rows scores speeds table

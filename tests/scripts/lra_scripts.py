@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.insert(0, str(SCRIPTS))
-
 STEPS = {
     "generate_listops": "generate",
     "generate_pathfinder": "generate",

@@ -1,14 +1,10 @@
 """Averaging checkpoints: the mean of the parameters, all else of the last, and nothing half-written."""
 
-import sys
 from pathlib import Path
 
+import average_checkpoints
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import average_checkpoints
 
 
 def average(*arguments: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_attention
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -57,10 +58,7 @@ def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_causal_run_times_attention_that_reads_no_later_key(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark_attention
-
+def test_a_causal_run_times_attention_that_reads_no_later_key(tmp_path):
     arguments = ["--quick", "--causal", "--kinds", "softmax", "momentum", "--out", str(tmp_path)]
     options = benchmark_attention.parse_arguments(arguments)
     numbers = {"momentum": 0.6, "step_size": 1.0}
@@ -89,13 +87,10 @@ def test_a_causal_run_times_attention_that_reads_no_later_key(tmp_path, monkeypa
         (["--out", "{file}"], "--out"),
     ],
 )
-def test_bad_arguments_are_refused_by_name_and_value(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benchmark_attention import parse_arguments
-
+def test_bad_arguments_are_refused_by_name_and_value(arguments, message, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(SystemExit) as exit_:
-        parse_arguments(["--quick", *(argument.format(file=file) for argument in arguments)])
+        benchmark_attention.parse_arguments(["--quick", *(argument.format(file=file) for argument in arguments)])
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmark_autoregressive import parse_arguments
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -73,10 +74,7 @@ def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
         (["--out", "{file}"], "--out"),
     ],
 )
-def test_bad_arguments_are_refused_by_name_and_value(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benchmark_autoregressive import parse_arguments
-
+def test_bad_arguments_are_refused_by_name_and_value(arguments, message, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(SystemExit) as exit_:

@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmark_tables import describe
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from benchmark_tables import describe  # noqa: E402
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:

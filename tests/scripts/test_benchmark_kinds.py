@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmark_kinds import parse_arguments
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 KINDS = {"softmax", "linear", "momentum", "nystrom"}
@@ -58,10 +59,7 @@ def test_what_may_take_too_long_is_left_out_and_named(tmp_path):
     assert "left out: kind softmax at N = 128" in result.stdout
 
 
-def test_bad_arguments_are_refused_by_name_and_value(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benchmark_kinds import parse_arguments
-
+def test_bad_arguments_are_refused_by_name_and_value(tmp_path, capsys):
     for arguments, message in (
         (["--kinds", "sofmax"], "invalid choice: 'sofmax'"),
         (["--heads", "3"], "--embed-dim 64 is not a multiple of --heads 3"),

@@ -1,17 +1,12 @@
 """Intervals and p-values from kept statistics are those that sacreBLEU finds from the text."""
 
 import random
-import sys
-from pathlib import Path
 
+import bootstrap
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import bootstrap
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far", "away", "from", "home"]
 

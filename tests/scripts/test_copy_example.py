@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plot_copy
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import plot_copy  # noqa: E402
 
 
 def run(**variables: object) -> subprocess.CompletedProcess:

@@ -1,7 +1,6 @@
 """distill.sh from the teacher to the student on a tiny corpus: what a kill leaves, what a second run does, what it refuses."""
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decode_shards import Teacher
 
 from tests.scripts.refusals import assert_says
 
@@ -172,13 +172,11 @@ def test_a_folder_in_use_is_refused(prepared, tmp_path):
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, prepared: Path) -> Callable[..., object]:
+def load(prepared: Path) -> Callable[..., Teacher]:
     """scripts/decode_shards.py's Teacher, on a CPU."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    module = importlib.import_module("decode_shards")
 
-    def load(checkpoint: Path, languages: tuple[str, str] = ("src", "tgt")) -> object:
-        return module.Teacher(checkpoint, prepared / "data-bin", languages, torch.device("cpu"), beam=4, lenpen=1.0)
+    def load(checkpoint: Path, languages: tuple[str, str] = ("src", "tgt")) -> Teacher:
+        return Teacher(checkpoint, prepared / "data-bin", languages, torch.device("cpu"), beam=4, lenpen=1.0)
 
     return load
 

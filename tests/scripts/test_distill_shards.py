@@ -1,28 +1,20 @@
 """Shards and the text made of them: every sentence in its place, damage seen, empty hypotheses counted."""
 
-import importlib
 import json
 from argparse import Namespace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import shards
+from distilled_text import distil
 from sacrebleu.metrics import BLEU
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 LINES = ["a b@@ c", "", "d", "<unk> e", "f f"]
 FACTS = {"seconds": 1.0, "teacher": {"arch": "tiny", "updates": 7, "beam": 4, "lenpen": 1.0}}
 
 
 @pytest.fixture
-def shards(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """scripts/shards.py."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("shards")
-
-
-@pytest.fixture
-def written(shards: ModuleType, tmp_path: Path) -> list:
+def written(tmp_path: Path) -> list:
     """LINES in two shards."""
     (tmp_path / "shards").mkdir()
     found = shards.all_shards(tmp_path / "shards", 2, len(LINES))
@@ -32,13 +24,13 @@ def written(shards: ModuleType, tmp_path: Path) -> list:
 
 
 @pytest.mark.parametrize(("count", "sentences"), [(1, 1), (3, 10), (7, 7), (20, 28998)])
-def test_every_sentence_is_in_one_shard_in_order(shards, count, sentences):
+def test_every_sentence_is_in_one_shard_in_order(count, sentences):
     found = shards.all_shards(Path(), count, sentences)
     assert [line for shard in found for line in shard.lines] == list(range(sentences))
     assert max(len(shard.lines) for shard in found) - min(len(shard.lines) for shard in found) <= 1
 
 
-def test_more_shards_than_sentences_are_refused(shards):
+def test_more_shards_than_sentences_are_refused():
     with pytest.raises(Exception, match="SHARDS=4: more than the 3 sentences of the training set"):
         shards.all_shards(Path(), 4, 3)
 
@@ -103,24 +95,18 @@ def options(written: list, tmp_path: Path) -> Namespace:
     return Namespace(**folders, source_lang="en", target_lang="de", shards=2, teacher_checksum="abc")
 
 
-@pytest.fixture
-def distil(shards: ModuleType):
-    """scripts/distilled_text.py's work."""
-    return importlib.import_module("distilled_text").distil
-
-
 def read(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1]
 
 
-def test_hypotheses_stand_beside_their_sources_in_the_teachers_sub_words(distil, options, capsys):
+def test_hypotheses_stand_beside_their_sources_in_the_teachers_sub_words(options, capsys):
     distil(options)
     assert read(options.out / "bpe" / "train.en") == ["1", "3", "4", "5"]
     assert read(options.out / "bpe" / "train.de") == ["a b@@ c", "d", "<unk> e", "f f"]
     assert "5 sentences in, 4 out, dropped because empty hypothesis 1" in capsys.readouterr().out
 
 
-def test_what_was_dropped_and_who_taught_is_reported(distil, options):
+def test_what_was_dropped_and_who_taught_is_reported(options):
     distil(options)
     train = json.loads((options.out / "report.json").read_text())["train"]
     assert (train["lines_in"], train["lines_out"]) == (6, 4)
@@ -133,7 +119,7 @@ def test_what_was_dropped_and_who_taught_is_reported(distil, options):
     assert {"DISTILLED=1", "TEACHER=tiny 7 updates", "sha256 teacher=abc", "BEAM=4"} < set(settings)
 
 
-def test_the_teachers_bleu_is_of_whole_words_tokenised_as_they_were_prepared(distil, options, written):
+def test_the_teachers_bleu_is_of_whole_words_tokenised_as_they_were_prepared(options, written):
     """Of sub-words, with hypotheses and references exchanged, or tokenised once more, it is another one."""
     references = ["it &apos;s 3.5 small birds", "on the old roof to@@ day", "they sing", "one flew over the house", "the end ."]
     hypotheses = ["it &apos;s 3.5 s@@ mall birds", "on the old roof", "they sing a s@@ ong", "one flew o@@ ver it", "the end ."]
@@ -152,26 +138,26 @@ def test_the_teachers_bleu_is_of_whole_words_tokenised_as_they_were_prepared(dis
     assert "tok:none" in teacher["signature"]
 
 
-def test_validation_and_test_text_is_unchanged(distil, options):
+def test_validation_and_test_text_is_unchanged(options):
     distil(options)
     for name in ("valid.en", "valid.de", "test.en", "test.de"):
         assert (options.out / "bpe" / name).read_bytes() == (options.data / "bpe" / name).read_bytes()
 
 
-def test_a_corpus_of_empty_hypotheses_is_refused(distil, options, written):
+def test_a_corpus_of_empty_hypotheses_is_refused(options, written):
     for shard in written:
         shard.write([""] * len(shard.lines), FACTS)
     with pytest.raises(Exception, match="all 5 hypotheses are empty; train the teacher for longer"):
         distil(options)
 
 
-def test_shards_of_different_teachers_are_refused(distil, options, written):
+def test_shards_of_different_teachers_are_refused(options, written):
     written[1].write([LINES[line] for line in written[1].lines], {"teacher": {**FACTS["teacher"], "updates": 8}})
     with pytest.raises(Exception, match="0001-of-0002.txt: decoded by .*'updates': 8"):
         distil(options)
 
 
-def test_a_lost_shard_is_refused(distil, options, written):
+def test_a_lost_shard_is_refused(options, written):
     written[1].text.unlink()
     with pytest.raises(Exception, match="0001-of-0002.txt: not decoded yet"):
         distil(options)

@@ -1,15 +1,11 @@
 """Processes that a killed run leaves behind: none."""
 
 import os
-import sys
 import time
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from select import select
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lra_scripts import SCRIPTS  # noqa: F401  (puts the scripts on Python's path)
 from sequence_sets import generate_set
 
 

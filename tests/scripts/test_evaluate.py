@@ -10,8 +10,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import bootstrap
+import checkpoint_data
+import evaluate
 import pytest
 import torch
+import translating
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
@@ -21,13 +25,6 @@ from omegaconf import OmegaConf
 from tests.models.transformers import tiny_transformer
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bootstrap  # noqa: E402
-import checkpoint_data  # noqa: E402
-import evaluate  # noqa: E402
-import translating  # noqa: E402
-
 NAT = ["--task=translation_nat", "--arch=momentum_nat_tiny", "--criterion=nat_refinement_loss"]
 AUTOREGRESSIVE = [
     *("--task=translation", "--arch=transformer_iwslt_de_en", "--encoder-layers=1", "--decoder-layers=1"),

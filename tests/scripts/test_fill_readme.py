@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fill_readme import fill
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from fill_readme import fill  # noqa: E402
-
 TRAINING = {
     "command": "python scripts/benchmark_training.py --runs 2",
     "date": "2026-11-22",

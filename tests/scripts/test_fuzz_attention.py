@@ -1,17 +1,14 @@
 """A bounded part of the fuzz, and that it finds a fault."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
 
+import attention_forms
+import fuzz_attention
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.insert(0, str(SCRIPTS))
-
-attention_forms, fuzz_attention = map(importlib.import_module, ("attention_forms", "fuzz_attention"))
 KERNEL_FORMS = {"kernel", "kernel without padding", "causal kernel"}
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import generate_corpus as grammar
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,18 +52,11 @@ def test_a_number_of_pairs_below_one_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def phrase(monkeypatch):
-    """Builds a noun phrase of the grammar from its words."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import generate_corpus as grammar
-
-    def build(determiner: str, adjective: list[str] | None, noun: str, plural: bool = False) -> grammar.NounPhrase:
-        determiners = {entry[0]: entry for entry in (grammar.PLURAL if plural else grammar.SINGULAR)}
-        nouns = {entry[0]: entry for entry in grammar.table(grammar.BEINGS) + grammar.table(grammar.THINGS)}
-        return grammar.NounPhrase(determiners[determiner], adjective, nouns[noun], plural)
-
-    return build
+def phrase(determiner: str, adjective: list[str] | None, noun: str, plural: bool = False) -> grammar.NounPhrase:
+    """A noun phrase of the grammar, by its words."""
+    determiners = {entry[0]: entry for entry in (grammar.PLURAL if plural else grammar.SINGULAR)}
+    nouns = {entry[0]: entry for entry in grammar.table(grammar.BEINGS) + grammar.table(grammar.THINGS)}
+    return grammar.NounPhrase(determiners[determiner], adjective, nouns[noun], plural)
 
 
 OLD = ["old", "alt"]
@@ -83,13 +77,11 @@ OLD = ["old", "alt"]
         (("the", None, "radio", True), "dat", "den Radios"),
     ],
 )
-def test_articles_adjectives_and_nouns_agree(phrase, words, case, german):
+def test_articles_adjectives_and_nouns_agree(words, case, german):
     assert phrase(*words).german(case) == german
 
 
-def test_the_verb_stands_where_german_wants_it(phrase):
-    import generate_corpus as grammar
-
+def test_the_verb_stands_where_german_wants_it():
     verbs = {entry[0]: entry for entry in grammar.table(grammar.VERBS["things"], "/")}
     dogs, ball = phrase("the", None, "dog", True), phrase("a", ["red", "rot"], "ball")
     present, perfect = (grammar.Clause(dogs, verbs["pick_up"], tense, ball) for tense in ("present", "perfect"))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from generate_images import parse_arguments
+from image_sampling import RereadingReader, SteppingReader, draw, save_picture, with_start
 from PIL import Image
 
 from momentum_fairseq.models.causal_decoder import STATE
@@ -17,11 +19,6 @@ from momentum_fairseq.ops.logistic_mixture import sample_logistic_mixture
 from momentum_fairseq.tasks.image_generation import ImageGenerationConfig, ImageGenerationTask
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from generate_images import parse_arguments  # noqa: E402
-from image_sampling import RereadingReader, SteppingReader, draw, save_picture, with_start  # noqa: E402
-
 RESIDUAL = [(attention, "residual") for attention in ("softmax", "linear", "momentum")]
 KINDS = [*RESIDUAL, ("momentum", "momentum"), ("momentum", "adaptive")]
 LENGTH = 12  # of the images that are drawn here; the model doesn't mind

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plot_images
 import pytest
 import torch
 from PIL import Image
@@ -13,9 +14,6 @@ from PIL import Image
 from tests.image_sets import write_mnist
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import plot_images  # noqa: E402
 
 
 def run(*arguments: object, recipe: str = "run.sh", **variables: object) -> subprocess.CompletedProcess:
@@ -103,6 +101,12 @@ def test_the_table_and_the_curves_are_means_of_the_seeds(tmp_path):
     assert plot_images.curve(rows["linear"], "valid_loss") == ([20], [3.5])
     plot_images.plot(rows, tmp_path / "bits.png")
     assert (tmp_path / "bits.png").stat().st_size > 1000
+
+
+def test_a_curve_is_the_mean_of_the_seeds_at_the_updates_that_all_have_logged():
+    curves = ({10: 4.0, 20: 3.0, 30: 2.5}, {10: 5.0, 15: 4.5, 30: 1.5, 40: 1.0})
+    seeds = [result("linear", curve=[{"updates": n, "loss": loss} for n, loss in points.items()]) for points in curves]
+    assert plot_images.curve(seeds, "loss") == ([10, 30], [4.5, 2.0])
 
 
 def test_results_that_do_not_go_together_are_refused(tmp_path):

@@ -1,20 +1,16 @@
 """ListOps: the generator against the definition of the task, the published form, and both command lines."""
 
-import importlib
 import json
 import statistics
-import sys
 from pathlib import Path
 
+import listops
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lra_scripts import call, checksums
-
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
+from tests.scripts.lra_scripts import call, checksums
 
-listops = importlib.import_module("listops")
 SMALL = ("--counts", 60, 12, 12, "--max-depth", 4, "--min-length", 20, "--max-length", 80)
 
 
@@ -125,7 +121,6 @@ def test_what_is_published_is_read_back_as_it_was(drawn):
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory) -> Path:
     """`set` with its text in `tsv`."""
-    importlib.import_module("generate_listops")
     folder = tmp_path_factory.mktemp("listops")
     with pytest.MonkeyPatch.context() as patch:
         assert call(patch, "generate_listops", folder / "set", *SMALL, "--workers", 1, "--tsv", folder / "tsv") == 0

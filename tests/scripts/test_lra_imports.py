@@ -1,21 +1,17 @@
 """Importing IMDb, CIFAR-10 in grey and AAN: small files of the published layouts, and faulty ones."""
 
-import importlib
 import json
 import lzma
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from lra_scripts import call, checksums
+import sequence_sets
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
+from tests.scripts.lra_scripts import call, checksums
 
-sequence_sets = importlib.import_module("sequence_sets")
 SPLITS = ("train", "dev", "test")
 REVIEWS = 12  # of each source, half of each label
 
@@ -182,6 +178,14 @@ def test_pixels_are_the_luma_of_the_colours_row_by_row(tmp_path, monkeypatch):
         assert len(LabelledSequences(tmp_path / "set", split)) == count
 
 
+def test_a_set_made_beside_its_images_stands_and_so_it_does_whatever_else_lies_there(tmp_path, monkeypatch, capsys):
+    write_cifar(tmp_path)
+    for _ in range(2):
+        assert import_cifar(monkeypatch, tmp_path, tmp_path / "image") == 0
+        (tmp_path / "notes.txt").touch()
+    assert "stands, nothing to do" in capsys.readouterr().out
+
+
 def test_white_grey_and_black_stay_what_they_are():
     from import_cifar10_grey import to_grey
 
@@ -203,7 +207,7 @@ def test_a_lossy_set_says_so(tmp_path, monkeypatch):
 
 def test_images_that_are_missing_of_another_size_or_too_few_are_refused(tmp_path, monkeypatch):
     data = tmp_path / "data"
-    assert "data: no such folder, or an empty one" in import_cifar(monkeypatch, data, tmp_path / "set")
+    assert "no data_batch_1, data_batch_1.bin or train.jpgs.bin in" in import_cifar(monkeypatch, data, tmp_path / "set")
     write_cifar(data)
     assert "train is [40, 32, 32, 3], not 50 images" in import_cifar(monkeypatch, data, tmp_path / "set", "--expect", 50, 20)
     batch = data / "data_batch_2.bin"
@@ -211,6 +215,7 @@ def test_images_that_are_missing_of_another_size_or_too_few_are_refused(tmp_path
     assert "data_batch_2.bin" in import_cifar(monkeypatch, data, tmp_path / "set")
     batch.unlink()
     assert "data_batch_2.bin" in import_cifar(monkeypatch, data, tmp_path / "set")
+    write_cifar(data)
     monkeypatch.setattr("import_cifar10_grey.read_cifar10", lambda *a, **k: (np.zeros((40, 28, 28, 3)), np.zeros(40), False))
     assert "[40, 28, 28, 3], not 40 images of [32, 32, 3]" in import_cifar(monkeypatch, data, tmp_path / "set")
     assert not (tmp_path / "set").exists()

@@ -6,13 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lra_table
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import lra_table  # noqa: E402
-import train_log  # noqa: E402
+import train_log
 
 Make = Callable[..., Path]
 CURVE = [

@@ -1,16 +1,10 @@
 """What benchmarks make of the times that they take, by a clock that is known."""
 
-import sys
-from pathlib import Path
 
+import image_benchmark
+import nat_benchmarks
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import image_benchmark  # noqa: E402
-import nat_benchmarks  # noqa: E402
 
 
 def test_calls_take_turns_and_the_first_turn_only_warms_up(monkeypatch):

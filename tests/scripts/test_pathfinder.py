@@ -1,20 +1,16 @@
 """Pathfinder: the drawn scenes against what the task says of them, and no short cut to the label."""
 
-import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import pathfinder
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lra_scripts import call, checksums
-
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
+from tests.scripts.lra_scripts import call, checksums
 
-pathfinder = importlib.import_module("pathfinder")
 SCENE = pathfinder.Scene()
 COUNTS = ("--counts", 40, 10, 14)
 

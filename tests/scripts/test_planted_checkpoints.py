@@ -4,18 +4,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 import checkpoint_file
 import decode_shards
 import evaluate
 import hours_trained
 import image_model
+import pytest
 import run_record
 import score_lra
+import torch
 
 from momentum_fairseq.teacher_scorer import TeacherScorer
 from tests.planted import Planted

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lra_scripts import SCRIPTS, call
-
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, SequenceWriter
+from tests.scripts.lra_scripts import SCRIPTS, call
 
 
 def prepare(*arguments: str, **variables: str) -> subprocess.CompletedProcess:

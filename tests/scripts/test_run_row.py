@@ -7,14 +7,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import hours_trained
 import pytest
 import torch
+import updates_trained
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import hours_trained  # noqa: E402
-import updates_trained  # noqa: E402
 
 
 def run(script: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:

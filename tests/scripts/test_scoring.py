@@ -1,22 +1,17 @@
 """scoring.py, and what evaluate.py makes of translations that are known."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import bootstrap
+import evaluate
 import pytest
+import scoring
 import torch
 from fairseq.data import Dictionary
 from sacrebleu.metrics import BLEU, CHRF
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bootstrap  # noqa: E402
-import evaluate  # noqa: E402
-import scoring  # noqa: E402
-from translating import Translation  # noqa: E402
+from translating import Translation
 
 HYPOTHESES = ["the cat sat on the mat today", "there is a dog", "A man rides his bicycle down the street"]
 REFERENCES = ["the cat sat on the mat", "there is a dog in the garden", "a man rides a bicycle down the street"]

@@ -7,16 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import numpy as np
 import pytest
+import table
 from sacrebleu.metrics import BLEU
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import bootstrap  # noqa: E402
-import table  # noqa: E402
-
 REFERENCES = [f"sentence {i} is made of some words and the number {i * 7}" for i in range(50)]
 SIGNATURES = {"bleu_signature": "nrefs:1|case:mixed", "chrf_signature": "nrefs:1|nc:6"}
 Make = Callable[..., Path]

@@ -1,17 +1,11 @@
 """The speed of translating, by a clock and a decoder that are known."""
 
-import sys
 from argparse import Namespace
-from pathlib import Path
 
+import evaluate
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import evaluate  # noqa: E402
-import translating  # noqa: E402
+import translating
 
 CPU = torch.device("cpu")
 

@@ -3,13 +3,9 @@
 import errno
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from whole_file import whole_file, write_json, write_text
 
 
