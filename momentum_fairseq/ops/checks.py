@@ -1,9 +1,14 @@
 """What every attention op refuses, in one place."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import FeatureMap, feature_width
+
+State = TypeVar("State", bound=tuple[Tensor, ...])
 
 
 def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
@@ -64,17 +69,25 @@ def check_step(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_types(q, k, v)
 
 
-def check_state(state: tuple[Tensor, ...], kind: type, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> None:
-    """Raise ValueError unless the state is of the kind (a NamedTuple) and fits k `[B,H,..,D']` and v `[B,H,..,M]`.
+def checked_state(state: Sequence[Tensor], kind: type[State], k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> State:
+    """The state as its kind, a NamedTuple, which it may be already; or a plain tuple or list of the fields in their order.
 
     Its fields are matrices `[B,H,D,M]`, and last the key sum `[B,H,D]`; φ, yet to be taken of k, makes D features of its D'.
+
+    Raises:
+        ValueError: a state of another kind, or that doesn't fit k `[B,H,..,D']` and v `[B,H,..,M]`.
     """
-    if not isinstance(state, kind):
+    if type(state) not in (kind, tuple, list):
         raise ValueError(f"the state must be a {kind.__name__}, got {type(state).__name__}")
+    if len(state) != len(kind._fields):
+        raise ValueError(f"the state must be a {kind.__name__} ({', '.join(kind._fields)}), got {len(state)} tensors")
     sums = (*k.shape[:2], feature_width(k, feature_map))
     for name, tensor in zip(kind._fields, state, strict=True):
         expected = sums if name == kind._fields[-1] else (*sums, v.shape[-1])
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{kind.__name__}.{name} must be a tensor, got {type(tensor).__name__}")
         if tuple(tensor.shape) != expected:
             raise ValueError(f"{kind.__name__}.{name} must be {list(expected)} to go with k and v, got {list(tensor.shape)}")
         if tensor.device != k.device:
             raise ValueError(f"{kind.__name__}.{name} must be on k's device {k.device}, got {tensor.device}")
+    return kind(*state)

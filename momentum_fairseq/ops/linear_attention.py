@@ -17,7 +17,7 @@ from momentum_fairseq.ops.causal_chunks import (
     plain_scan,
     states_between,
 )
-from momentum_fairseq.ops.checks import check_causal, check_shapes, check_state, check_step
+from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, takes_passes_by_hand, without
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
@@ -151,7 +151,7 @@ def causal_linear_attention(
         v: values `[B,H,N,M]`.
         key_padding_mask: bool `[B,N]`, True = padding, anywhere.
         eps: added to the normaliser.
-        initial_state: of the keys before the first one; None = there are none.
+        initial_state: of the keys before the first one, or a plain tuple of its tensors; None = there are none.
         return_state: also return the state after the last key.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
@@ -165,7 +165,7 @@ def causal_linear_attention(
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
     if initial_state is not None:
-        check_state(initial_state, LinearState, k, v, feature_map)
+        initial_state = checked_state(initial_state, LinearState, k, v, feature_map)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=None, key_padding_mask=key_padding_mask, eps=eps, return_state=return_state,
         initial_state=None if initial_state is None else (initial_state.s, None, initial_state.z), feature_map=feature_map,
@@ -207,7 +207,7 @@ def linear_attention_step(
         q: query `[B,H,D]`, already feature-mapped.
         k: key `[B,H,D]`, already feature-mapped.
         v: value `[B,H,M]`.
-        state: of the positions before; None = there are none.
+        state: of the positions before, or a plain tuple of its tensors; None = there are none.
         eps: added to the normaliser.
         in_place: write the new state over the given one, which saves the time to get new memory.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
@@ -221,7 +221,7 @@ def linear_attention_step(
     """
     check_step(q, k, v)
     if state is not None:
-        check_state(state, LinearState, k, v, feature_map)
+        state = checked_state(state, LinearState, k, v, feature_map)
     triple = None if state is None else (state.s, None, state.z)
     elsewhere = step_by_kernel(q, k, v, triple, momentum=None, eps=eps, in_place=in_place, feature_map=feature_map)
     if elsewhere is not None:

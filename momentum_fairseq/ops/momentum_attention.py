@@ -18,7 +18,7 @@ from momentum_fairseq.ops.causal_chunks import (
     plain_scan,
     states_between,
 )
-from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, check_step
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kept import kept
 from momentum_fairseq.ops.linear_attention import contract, read_state
@@ -138,7 +138,7 @@ def causal_momentum_attention(
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,N]`, True = padding, anywhere.
         eps: added to the normaliser.
-        initial_state: of the keys before the first one; None = there are none.
+        initial_state: of the keys before the first one, or a plain tuple of its tensors; None = there are none.
         return_state: also return the state after the last key.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
@@ -153,7 +153,7 @@ def causal_momentum_attention(
     check_causal(q, k)
     check_momentum(momentum, step_size, q.shape[1])
     if initial_state is not None:
-        check_state(initial_state, MomentumState, k, v, feature_map)
+        initial_state = checked_state(initial_state, MomentumState, k, v, feature_map)
     elsewhere = causal_by_kernel(
         q, k, v, momentum=momentum, step_size=step_size, key_padding_mask=key_padding_mask, eps=eps, initial_state=initial_state,
         return_state=return_state, feature_map=feature_map,
@@ -250,7 +250,7 @@ def momentum_attention_step(
         v: value `[B,H,M]`.
         momentum: β in [0, 1), or a tensor `[H]`, one a head.
         step_size: γ > 0, or a tensor `[H]`.
-        state: of the positions before; None = there are none.
+        state: of the positions before, or a plain tuple of its tensors; None = there are none.
         eps: added to the normaliser.
         in_place: write the new state over the given one, which saves the time to get new memory.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
@@ -265,7 +265,7 @@ def momentum_attention_step(
     check_step(q, k, v)
     check_momentum(momentum, step_size, q.shape[1])
     if state is not None:
-        check_state(state, MomentumState, k, v, feature_map)
+        state = checked_state(state, MomentumState, k, v, feature_map)
     numbers = {"momentum": momentum, "step_size": step_size}
     elsewhere = step_by_kernel(q, k, v, state, eps=eps, in_place=in_place, feature_map=feature_map, **numbers)
     if elsewhere is not None:

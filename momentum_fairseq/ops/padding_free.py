@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
-from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_state, shapes_of
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, checked_state, shapes_of
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kernel_choice import kernel_for
 from momentum_fairseq.ops.linear_attention import LinearState, causal_linear_attention, linear_attention
@@ -129,7 +129,7 @@ def attend_causally_by_kernel(
         numbers = {"momentum": None, **numbers}
     state = initial_state
     if state is not None:
-        check_state(state, kind, k.expand(len(bounds) - 1, -1, -1, -1), v, feature_map)
+        state = checked_state(state, kind, k.expand(len(bounds) - 1, -1, -1, -1), v, feature_map)
         state = (state.s, None if kind is LinearState else state.m, state.z)
     out, state = causal_by_kernel(
         q, k, v, key_padding_mask=None, eps=eps, initial_state=state, return_state=return_state, feature_map=feature_map,

@@ -293,8 +293,32 @@ def test_a_state_of_other_shapes_is_refused_by_its_name_and_shape(kind):
             attention(kind)(*tensors, initial_state=wrong)
         with pytest.raises(ValueError, match=f"{name}.{found}"):
             step(kind)(*(x[:, :, 0] for x in tensors), wrong)
-    with pytest.raises(ValueError, match=f"must be a {name}, got tuple"):
-        attention(kind)(*tensors, initial_state=tuple(state))
+
+
+def test_a_state_of_another_kind_is_refused(kind):
+    tensors = inputs(4, 4)
+    _, state = attention(kind)(*tensors, return_state=True)
+    name, fields = STATE[kind].__name__, ", ".join(state._fields)
+    other = MomentumState if kind == "linear" else LinearState
+    for wrong, found in (
+        (other(*(state.s for _ in other._fields)), f"must be a {name}, got {other.__name__}"),
+        (state.s, f"must be a {name}, got Tensor"),
+        (tuple(state)[1:], rf"must be a {name} \({fields}\), got {len(state) - 1} tensors"),
+        ((None, *state[1:]), f"{name}.s must be a tensor, got NoneType"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            attention(kind)(*tensors, initial_state=wrong)
+        with pytest.raises(ValueError, match=found):
+            step(kind)(*(x[:, :, 0] for x in tensors), wrong)
+
+
+@pytest.mark.parametrize("plain", [tuple, list])
+def test_a_plain_tuple_of_the_tensors_of_a_state_is_that_state(kind, plain):
+    tensors = inputs(4, 4)
+    _, state = attention(kind)(*tensors, return_state=True)
+    one = [x[:, :, 0] for x in tensors]
+    assert torch.equal(attention(kind)(*tensors, initial_state=plain(state)), attention(kind)(*tensors, initial_state=state))
+    assert torch.equal(step(kind)(*one, plain(state))[0], step(kind)(*one, state)[0])
 
 
 def test_a_step_of_other_shapes_is_refused(kind):
