@@ -13,7 +13,7 @@ import numpy as np
 from parallel_text import InputError
 from sequence_sets import add_options, check_options, choose, fingerprint, run_step, stands, write_set
 
-from momentum_fairseq.data.cifar10 import read_cifar10
+from momentum_fairseq.data.cifar10 import cifar10_files, read_cifar10
 
 COUNTS = (45_000, 5_000, 10_000)
 IMAGES = (50_000, 10_000)
@@ -45,9 +45,10 @@ def read_images(data: Path, source: str, expected: int, *, verify: bool) -> tupl
 def import_set(options: argparse.Namespace) -> None:
     """Writes the folder."""
     check_options(options)
-    files = [path for path in options.data.rglob("*") if path.is_file()]
-    if not files:
-        raise InputError(f"{options.data}: no such folder, or an empty one; name that of CIFAR-10")
+    try:
+        files = [file for source in SOURCES for file in cifar10_files(options.data, source)]
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from None
     settings = {
         "task": "image",
         "made": "imported: CIFAR-10, grey by ITU-R 601; dev split off the training set",

@@ -11,6 +11,7 @@ from momentum_fairseq.data.checks import check_labels, check_md5, check_split
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 BATCH_IMAGES = 10_000
+JPEG_ENDS = ("jpgs.bin", "offsets.u32", "labels.u8")
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 ARCHIVE_FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
 # Of the Python version. None are published for the files of the binary one.
@@ -44,16 +45,29 @@ def read_cifar10(folder: str | Path, split: str, *, verify: bool = True) -> tupl
         ValueError: an unknown split; a file that is damaged, not of its format or, with `verify`, not the published one; an
             image of another size; labels that don't go with the images.
     """
+    files = cifar10_files(folder, split)
+    if files[0].name == f"{split}.{JPEG_ENDS[0]}":
+        return *read_jpegs(Path(folder), split), True
+    read = read_binary_batch if files[0].suffix == ".bin" else read_python_batch
+    images, labels = (np.concatenate(parts) for parts in zip(*(read(file, verify=verify) for file in files), strict=True))
+    return images, labels, False
+
+
+def cifar10_files(folder: str | Path, split: str) -> list[Path]:
+    """The files that `read_cifar10` reads of a folder.
+
+    Raises:
+        FileNotFoundError: the first of none of the versions is there.
+        ValueError: an unknown split.
+    """
     check_split(split)
     first, folder = BATCHES[split][0], Path(folder)
     for place in (folder, *(folder / name for name in ARCHIVE_FOLDERS)):
-        for suffix, read in (("", read_python_batch), (".bin", read_binary_batch)):
+        for suffix in ("", ".bin"):
             if (place / f"{first}{suffix}").is_file():
-                batches = [read(place / f"{name}{suffix}", verify=verify) for name in BATCHES[split]]
-                images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-                return images, labels, False
-    if (folder / f"{split}.jpgs.bin").is_file():
-        return *read_jpegs(folder, split), True
+                return [place / f"{name}{suffix}" for name in BATCHES[split]]
+    if (folder / f"{split}.{JPEG_ENDS[0]}").is_file():
+        return [folder / f"{split}.{end}" for end in JPEG_ENDS]
     raise FileNotFoundError(
         f"no {first}, {first}.bin or {split}.jpgs.bin in {folder}; name the folder of CIFAR-10's Python or binary version"
     )
@@ -111,7 +125,7 @@ def read_jpegs(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     from PIL import Image  # here: the package must import on machines that lack Pillow
 
-    path, offsets_path, labels_path = (folder / f"{split}.{end}" for end in ("jpgs.bin", "offsets.u32", "labels.u8"))
+    path, offsets_path, labels_path = (folder / f"{split}.{end}" for end in JPEG_ENDS)
     files, offset_bytes = _content(path), _content(offsets_path)
     if len(offset_bytes) % 4 or len(offset_bytes) < 8:
         raise ValueError(f"{offsets_path}: truncated: {len(offset_bytes)} bytes are no uint32 for each image and the end")
