@@ -14,11 +14,13 @@ one is finished; same tokens.
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.data import data_utils
+from fairseq.data import Dictionary, data_utils
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
 from nat_benchmarks import (
     FAIRSEQ,
@@ -69,7 +71,7 @@ def unfuse(model: MomentumNatModel) -> MomentumNatModel:
 class FairseqGenerator:
     """fairseq's generator with the reference's lengths, to which it adds BOS and EOS; its passes are `max_iter` + 1."""
 
-    def __init__(self, dictionary: Any, model: nn.Module, steps: int) -> None:
+    def __init__(self, dictionary: Dictionary, model: nn.Module, steps: int) -> None:
         self.padding = dictionary.pad()
         self.generator = IterativeRefinementGenerator(dictionary, max_iter=steps - 1, adaptive=False)
         model.decoder.forward_length_prediction = lambda *_, **__: self.lengths.clone()
@@ -99,7 +101,7 @@ class NoneLeavesGenerator(RefinementGenerator):
 class Stopwatch:
     """Wraps a function and adds up its seconds."""
 
-    def __init__(self, function: Any, device: torch.device) -> None:
+    def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
         self.function, self.device, self.seconds = function, device, 0.0
 
     def __call__(self, *arguments: Any) -> Any:
@@ -115,63 +117,64 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--steps", type=int, default=10, help="decoder passes (10)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="sentences a batch (1 64)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    device = choose_device(options)
-    dictionary = make_dictionary(options.vocabulary)
-    models = {name: make_model(options, dictionary, settings).to(device).eval() for name, settings in ROWS.items()}
-    models[FAIRSEQ] = fairseq_model(options, dictionary).to(device).eval()
-    models[UNFUSED] = unfuse(make_model(options, dictionary, ROWS["momentum"]).to(device).eval())
-    models[ADAPTIVE] = models[NONE_LEAVES] = models["momentum"]
-    fixed = RefinementGenerator(dictionary, max_steps=options.steps, adaptive=False, oracle_length=True)
-    generators = {
+def make_models(options: argparse.Namespace, dictionary: Dictionary, device: torch.device) -> dict[str, nn.Module]:
+    """The model of every row; rows that stop a sentence early have momentum's."""
+    models: dict[str, nn.Module] = {name: make_model(options, dictionary, settings) for name, settings in ROWS.items()}
+    models |= {FAIRSEQ: fairseq_model(options, dictionary), UNFUSED: unfuse(make_model(options, dictionary, ROWS["momentum"]))}
+    models = {name: model.to(device).eval() for name, model in models.items()}
+    return {**models, ADAPTIVE: models["momentum"], NONE_LEAVES: models["momentum"]}
+
+
+def make_generators(options: argparse.Namespace, dictionary: Dictionary, models: dict[str, nn.Module]) -> dict[str, Any]:
+    """The generator of every row."""
+    steps = {"max_steps": options.steps, "oracle_length": True}
+    return {
+        **dict.fromkeys(models, RefinementGenerator(dictionary, **steps, adaptive=False)),
         FAIRSEQ: FairseqGenerator(dictionary, models[FAIRSEQ], options.steps),
-        ADAPTIVE: RefinementGenerator(dictionary, max_steps=options.steps, oracle_length=True),
-        NONE_LEAVES: NoneLeavesGenerator(dictionary, max_steps=options.steps, oracle_length=True),
+        ADAPTIVE: RefinementGenerator(dictionary, **steps),
+        NONE_LEAVES: NoneLeavesGenerator(dictionary, **steps),
     }
-    rows = []
-    for batch in options.batches:
-        sources, targets = make_sentences(options, max(batch, 8), dictionary)
-        samples = []
-        for i in range(0, len(sources), batch):
-            source = pad(sources[i : i + batch], dictionary, True).to(device)
-            net_input = {"src_tokens": source, "src_lengths": source.ne(dictionary.pad()).sum(1)}
-            samples.append({"net_input": net_input, "target": pad(targets[i : i + batch], dictionary, False).to(device)})
-
-        def translate(name: str, samples: list[dict[str, Any]] = samples) -> list[list[int]]:
-            generator = generators.get(name, fixed)
-            hypotheses = [h for sample in samples for h in generator.generate([models[name]], sample)]
-            return [hypothesis[0]["tokens"].tolist() for hypothesis in hypotheses]
-
-        if translate(UNFUSED) != translate("momentum"):
-            raise SystemExit("error: decoding with whole logits and single projections gives other tokens")
-        if translate(NONE_LEAVES) != translate(ADAPTIVE):
-            raise SystemExit("error: a sentence's translation depends on whether finished ones leave the batch")
-        seconds = take_turns({name: lambda n=name: translate(n) for name in models}, options.runs, device)
-        subwords = sum(map(len, targets))
-        for name, times in seconds.items():
-            result = summary(times, seconds["softmax"], subwords=subwords, sentences=len(sources))
-            to_fairseq = summary(times, seconds[FAIRSEQ])["speed_ratio"]
-            rows.append({"batch": batch, "row": name, **result, "speed_ratio_to_fairseq": to_fairseq})
-            speed, ratio = result["subwords_per_second"], result["speed_ratio"]
-            print(f"batch {batch:3} {name:38} {speed:10.1f} sub-words/s  {ratio:.3f} × softmax  {to_fairseq:.3f} × fairseq")
-        share = projection_share(models["momentum"], lambda: translate("momentum"), device)
-        next(row for row in rows if (row["batch"], row["row"]) == (batch, "momentum"))["projection_share"] = share
-        print(f"batch {batch:3} projection and argmax: {share:.0%} of momentum's time", flush=True)
-    if options.out:
-        write_json(options.out, {**run_record(sys.argv), **setting(options, device), "steps": options.steps, "rows": rows})
 
 
-def pad(sentences: list[Tensor], dictionary: Any, left: bool) -> Tensor:
-    return data_utils.collate_tokens(sentences, dictionary.pad(), left_pad=left)
+def make_sample(sources: list[Tensor], targets: list[Tensor], dictionary: Dictionary, device: torch.device) -> dict[str, Any]:
+    """A batch as the generators take it."""
+    source = data_utils.collate_tokens(sources, dictionary.pad(), left_pad=True).to(device)
+    target = data_utils.collate_tokens(targets, dictionary.pad()).to(device)
+    return {"net_input": {"src_tokens": source, "src_lengths": source.ne(dictionary.pad()).sum(1)}, "target": target}
 
 
-def projection_share(model: MomentumNatModel, translate: Any, device: torch.device) -> float:
+def measure(
+    options: argparse.Namespace, batch: int, dictionary: Dictionary, models: dict[str, nn.Module], device: torch.device
+) -> list[dict[str, Any]]:
+    """Speeds of all rows on the same sentences, at least eight.
+
+    Raises:
+        SystemExit: rows that differ in speed alone give different tokens.
+    """
+    generators = make_generators(options, dictionary, models)
+    sources, targets = make_sentences(options, max(batch, 8), dictionary)
+    starts = range(0, len(sources), batch)
+    samples = [make_sample(sources[i : i + batch], targets[i : i + batch], dictionary, device) for i in starts]
+
+    def translate(name: str) -> list[list[int]]:
+        hypotheses = [h for sample in samples for h in generators[name].generate([models[name]], sample)]
+        return [hypothesis[0]["tokens"].tolist() for hypothesis in hypotheses]
+
+    if translate(UNFUSED) != translate("momentum"):
+        raise SystemExit("error: decoding with whole logits and single projections gives other tokens")
+    if translate(NONE_LEAVES) != translate(ADAPTIVE):
+        raise SystemExit("error: a sentence's translation depends on whether finished ones leave the batch")
+    seconds = take_turns({name: partial(translate, name) for name in models}, options.runs, device)
+    amounts = {"subwords": sum(map(len, targets)), "sentences": len(sources)}
+    rows = {}
+    for name, times in seconds.items():
+        rows[name] = {"batch": batch, "row": name, **summary(times, seconds["softmax"], **amounts)}
+        rows[name]["speed_ratio_to_fairseq"] = summary(times, seconds[FAIRSEQ])["speed_ratio"]
+    rows["momentum"]["projection_share"] = projection_share(models["momentum"], partial(translate, "momentum"), device)
+    return list(rows.values())
+
+
+def projection_share(model: MomentumNatModel, translate: Callable[[], Any], device: torch.device) -> float:
     """Share of a translation's time that `best_words` takes."""
     watch = Stopwatch(model.best_words, device)
     model.best_words = watch
@@ -180,6 +183,33 @@ def projection_share(model: MomentumNatModel, translate: Any, device: torch.devi
     share = watch.seconds / (time.perf_counter() - start)
     del model.best_words
     return round(share, 3)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        speed = f"{row['subwords_per_second']:10.1f} sub-words/s  {row['speed_ratio']:.3f} × softmax"
+        print(f"batch {row['batch']:3} {row['row']:38} {speed}  {row['speed_ratio_to_fairseq']:.3f} × fairseq")
+    for row in rows:
+        if "projection_share" in row:
+            share = f"{row['projection_share']:.0%} of {row['row']}'s time"
+            print(f"batch {row['batch']:3} projection and argmax: {share}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--steps", type=int, default=10, help="decoder passes (10)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="sentences a batch (1 64)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    device, dictionary = choose_device(options), make_dictionary(options.vocabulary)
+    models, rows = make_models(options, dictionary, device), []
+    for batch in options.batches:
+        found = measure(options, batch, dictionary, models, device)
+        print_rows(found)
+        rows += found
+    if options.out:
+        write_json(options.out, {**run_record(sys.argv), **setting(options, device), "steps": options.steps, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -59,53 +59,31 @@ def make_update(model: nn.Module, loss_of: Callable[[], Tensor]) -> Callable[[],
     return update
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--steps", type=int, default=4, help="decoder passes an update (4)")
-    parser.add_argument("--sentences", type=int, default=64, help="sentences a batch (64)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="ours to compare (all)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    device = choose_device(options)
-    dictionary = make_dictionary(options.vocabulary)
-    sources, targets = make_sentences(options, options.sentences, dictionary)
-    source = data_utils.collate_tokens(sources, dictionary.pad(), left_pad=True)
+def fairseq_loss(
+    model: nn.Module, source: Tensor, targets: list[Tensor], dictionary: Dictionary, device: torch.device
+) -> Callable[[], Tensor]:
+    """Its loss on a batch, as a call."""
+    criterion = LabelSmoothedDualImitationCriterion(Namespace(target_dictionary=dictionary), label_smoothing=0.0)
+    sample = to_device(fairseq_sample(source, targets, dictionary), device)
+    sample["prev_target"] = sample["net_input"]["prev_output_tokens"]
+    return lambda: criterion(model, sample)[0]
+
+
+def our_loss(
+    model: nn.Module, source: Tensor, targets: list[Tensor], dictionary: Dictionary, device: torch.device, steps: int
+) -> Callable[[], Tensor]:
+    """Our loss a target token, as a call; half of the refinement steps denoise, as with p_dae = 0.5, drawn anew each time."""
+    criterion, tokens = NatRefinementLoss(None, 1.0), sum(map(len, targets))
+    net_input = {"src_tokens": source.to(device), "src_lengths": None}
     target = data_utils.collate_tokens(targets, dictionary.pad()).to(device)
-    tokens = sum(map(len, targets))
-    special = (dictionary.bos(), dictionary.pad(), dictionary.eos())
+    special, ordinary = (dictionary.bos(), dictionary.pad(), dictionary.eos()), (dictionary.nspecial, len(dictionary))
 
-    theirs = fairseq_model(options, dictionary, options.steps).to(device).train()
-    their_loss = LabelSmoothedDualImitationCriterion(Namespace(target_dictionary=dictionary), label_smoothing=0.0)
-    their_sample = to_device(fairseq_sample(source, targets, dictionary), device)
-    their_sample["prev_target"] = their_sample["net_input"]["prev_output_tokens"]
-    our_loss = NatRefinementLoss(None, 1.0)
+    def loss() -> Tensor:
+        noisy = (corrupt(target, rate=0.1, special=special, ordinary=ordinary) if i % 2 else None for i in range(steps - 1))
+        sample = {"net_input": net_input, "target": target, "step_inputs": list(noisy), "ntokens": tokens}
+        return criterion(model, sample)[0] / tokens
 
-    def our_sample() -> dict[str, Any]:
-        """Half of the refinement steps denoise, as with p_dae = 0.5."""
-        noise = {"rate": 0.1, "special": special, "ordinary": (dictionary.nspecial, len(dictionary))}
-        inputs = [corrupt(target, **noise) if i % 2 else None for i in range(options.steps - 1)]
-        net_input = {"src_tokens": source.to(device), "src_lengths": None}
-        return {"net_input": net_input, "target": target, "step_inputs": inputs, "ntokens": tokens}
-
-    updates = {FAIRSEQ: make_update(theirs, lambda: their_loss(theirs, their_sample)[0])}
-    parameters = {FAIRSEQ: count(theirs)}
-    for name in options.rows:
-        model = make_model(options, dictionary, ROWS[name]).to(device).train()
-        updates[name] = make_update(model, lambda m=model: our_loss(m, our_sample())[0] / tokens)
-        parameters[name] = count(model)
-    seconds = take_turns(updates, options.runs, device)
-    rows = []
-    for name, times in seconds.items():
-        result = summary(times, seconds[FAIRSEQ], target_tokens=tokens)
-        rows.append({"row": name, "parameters": parameters[name], **result})
-        print(
-            f"{name:12} {parameters[name] / 1e6:6.2f} M parameters {result['target_tokens_per_second']:9.1f} target tokens/s  "
-            f"{result['speed_ratio']:.3f} × fairseq"
-        )
-    if options.out:
-        sizes = {"steps": options.steps, "sentences": options.sentences, "target_tokens": tokens}
-        write_json(options.out, {**run_record(sys.argv), **setting(options, device), **sizes, "rows": rows})
+    return loss
 
 
 def count(model: nn.Module) -> int:
@@ -117,6 +95,34 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--steps", type=int, default=4, help="decoder passes an update (4)")
+    parser.add_argument("--sentences", type=int, default=64, help="sentences a batch (64)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="ours to compare (all)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    device, dictionary = choose_device(options), make_dictionary(options.vocabulary)
+    sources, targets = make_sentences(options, options.sentences, dictionary)
+    batch = (data_utils.collate_tokens(sources, dictionary.pad(), left_pad=True), targets, dictionary, device)
+    models = {FAIRSEQ: fairseq_model(options, dictionary, options.steps).to(device).train()}
+    updates = {FAIRSEQ: make_update(models[FAIRSEQ], fairseq_loss(models[FAIRSEQ], *batch))}
+    for name in options.rows:
+        models[name] = make_model(options, dictionary, ROWS[name]).to(device).train()
+        updates[name] = make_update(models[name], our_loss(models[name], *batch, options.steps))
+    seconds, tokens = take_turns(updates, options.runs, device), sum(map(len, targets))
+    rows = []
+    for name, times in seconds.items():
+        result = summary(times, seconds[FAIRSEQ], target_tokens=tokens)
+        rows.append({"row": name, "parameters": count(models[name]), **result})
+        speed = f"{result['target_tokens_per_second']:9.1f} target tokens/s  {result['speed_ratio']:.3f} × fairseq"
+        print(f"{name:12} {rows[-1]['parameters'] / 1e6:6.2f} M parameters {speed}")
+    if options.out:
+        sizes = {"steps": options.steps, "sentences": options.sentences, "target_tokens": tokens}
+        write_json(options.out, {**run_record(sys.argv), **setting(options, device), **sizes, "rows": rows})
 
 
 if __name__ == "__main__":

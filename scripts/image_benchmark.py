@@ -127,21 +127,7 @@ def measure(options: Namespace, images: str, batch: int, device: torch.device) -
     part = task.pixels // options.places
     places = [i * part + (part - values) // 2 for i in range(options.places)]
     known = torch.randint(0, 256, (1, task.pixels), generator=torch.Generator().manual_seed(2)).to(device)
-    times: dict[str, list[list[float]]] = {row: [] for row in drawings}
-    state: dict[str, list[int]] = {row: [] for row in drawings}
-    for place in places:
-        for row, drawing in drawings.items():
-            drawing.go_to(known[:, :place])
-            state[row].append(drawing.state_bytes())
-            times[row].append([])
-        order = list(drawings)
-        for turn in range(values + 1):
-            for row in order:
-                if drawings[row].cached or turn == 1:
-                    milliseconds = drawings[row].timed_step()
-                    if turn:  # the first one warms up
-                        times[row][-1].append(milliseconds)
-            order.append(order.pop(0))
+    times, state = draw_at(places, values, drawings, known)
     rows = [
         {
             "row": row,
@@ -157,6 +143,28 @@ def measure(options: Namespace, images: str, batch: int, device: torch.device) -
     ]
     sizes = {size: getattr(models["linear"].cfg, size) for size in SIZES}
     return {"images": images, "pixels": task.pixels, "places": places, "values": values, "sizes": sizes, "rows": rows}
+
+
+def draw_at(
+    places: list[int], values: int, drawings: dict[str, Drawing], known: Tensor
+) -> tuple[dict[str, list[list[float]]], dict[str, list[int]]]:
+    """Milliseconds of each value that each row draws at each place, in turns, and the bytes that it keeps of an image there."""
+    times: dict[str, list[list[float]]] = {row: [] for row in drawings}
+    state: dict[str, list[int]] = {row: [] for row in drawings}
+    for place in places:
+        for row, drawing in drawings.items():
+            drawing.go_to(known[:, :place])
+            state[row].append(drawing.state_bytes())
+            times[row].append([])
+        order = list(drawings)
+        for turn in range(values + 1):
+            for row in order:
+                if drawings[row].cached or turn == 1:
+                    milliseconds = drawings[row].timed_step()
+                    if turn:  # the first one warms up
+                        times[row][-1].append(milliseconds)
+            order.append(order.pop(0))
+    return times, state
 
 
 def images_per_second(times: list[list[float]], batch: int, pixels: int) -> float:
