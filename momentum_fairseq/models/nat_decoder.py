@@ -11,7 +11,7 @@ from momentum_fairseq.modules.transformer_layer import LayerMemory, Velocities, 
 
 
 class DecoderOutput(NamedTuple):
-    """hidden: the last layer's output `[B,N,C]`; momenta: as in `EncoderOutput`."""
+    """hidden: the last layer's output, normalised, `[B,N,C]`; momenta: as in `EncoderOutput`."""
 
     hidden: Tensor
     momenta: list[list[Tensor]]
@@ -44,6 +44,8 @@ class NatDecoder(nn.Module):
         self.positions = positions
         self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(DecoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
+        # With the norm before, what goes back into the next refinement step would grow from step to step.
+        self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 
     def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:
         """What the layers read of the source and of the target's positions, bool `[B,N]` (True = padding)."""
@@ -62,7 +64,7 @@ class NatDecoder(nn.Module):
         for layer, layer_memory in zip(self.layers, memory.layers, strict=True):
             x = layer(x, memory.padding_mask, layer_memory, velocities)
             momenta.append(velocities.take_momenta())
-        return DecoderOutput(x, momenta)
+        return DecoderOutput(self.layer_norm(x), momenta)
 
 
 def uniform_copy(source: EncoderOutput, target_lengths: Tensor, length: int) -> Tensor:

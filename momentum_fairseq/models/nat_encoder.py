@@ -13,7 +13,7 @@ from momentum_fairseq.modules.transformer_layer import Velocities, needed_mask
 class EncoderOutput(NamedTuple):
     """What decoders and the length predictor read.
 
-    layers: the output of every layer, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
+    layers: the output of every layer, normalised, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
     padding_mask: bool `[B,S]`, True = padding; lengths: source words without EOS, int64 `[B]`;
     momenta: for each layer the adaptive β̃ `[B,S,1]` of its sub-layers; none with other connections, and at the start of a chain.
     """
@@ -51,6 +51,8 @@ class EncoderOutput(NamedTuple):
 class NatEncoder(nn.Module):
     """Embedding × √C + sinusoids, dropout, layers of self-attention and feed-forward; all layer outputs are kept.
 
+    Decoder layers read each of them: with the norm before, each goes through a LayerNorm of its own on its way there.
+
     Args:
         embedding: the source embedding. num_layers: L. options: what each layer is made of.
         positions: the table of sinusoids. eos: the id that ends a source sentence.
@@ -70,6 +72,8 @@ class NatEncoder(nn.Module):
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = Dropout(options.dropout, type(self).__name__)
         self.layers = nn.ModuleList(EncoderLayer(options.at_layer(i, num_layers)) for i in range(num_layers))
+        norms = (nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity() for _ in range(num_layers))
+        self.layer_norms = nn.ModuleList(norms)
 
     def forward(self, src_tokens: Tensor) -> EncoderOutput:
         """int64 `[B,S]`, padded on either side → `EncoderOutput`."""
@@ -78,9 +82,9 @@ class NatEncoder(nn.Module):
         x = self.dropout(embedding)
         outputs, momenta, velocities = [], [], Velocities()
         mask = needed_mask(padding_mask)
-        for layer in self.layers:
+        for layer, layer_norm in zip(self.layers, self.layer_norms, strict=True):
             x = layer(x, mask, velocities)
-            outputs.append(x)
+            outputs.append(layer_norm(x))
             momenta.append(velocities.take_momenta())
         lengths = (~padding_mask & src_tokens.ne(self.eos)).sum(1)
         return EncoderOutput(outputs, embedding, padding_mask, lengths, momenta)

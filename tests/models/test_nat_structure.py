@@ -38,6 +38,17 @@ def test_dropout_is_of_what_the_layers_read_and_not_of_the_embedding_that_the_de
     torch.testing.assert_close(read[0][kept], 2 * expected.embedding[kept])
 
 
+def test_with_norms_before_the_sub_layers_all_that_leaves_a_stack_is_normalised(build_model):
+    """Else what goes into the next refinement step grows from step to step."""
+    model = build_model(normalize_before=True)
+    source = model.encode(pad(sources(4, 6), 8, left=True))
+    state = model.translate(source, torch.tensor([5, 3]))
+    for x in (*source.layers, state.hidden, model.refine(state).hidden):
+        torch.testing.assert_close(x.mean(-1), torch.zeros(x.shape[:2]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(x.var(-1, unbiased=False), torch.ones(x.shape[:2]), rtol=0, atol=1e-2)
+    assert not any("layer_norms" in name or "decoder1.layer_norm." in name for name in build_model().state_dict())
+
+
 @pytest.mark.parametrize("decoder", ["decoder1", "decoder2"])
 def test_decoder_layer_l_attends_to_encoder_layer_l(build_model, decoder):
     model = build_model(layers=3)
