@@ -137,7 +137,8 @@ def conditions(rows: list[Row], baseline: Row | None) -> str:
     scores = [s for r in results for s in r.scores.values()]
     lines += in_order([f"BLEU {s['bleu_signature']}" for s in scores] + [f"chrF {s['chrf_signature']}" for s in scores])
     if any(r.statistics for r in results):
-        note = "; p: two-sided, of the difference being chance" if baseline else ""
+        p_value = "p: of the difference being chance, by sacreBLEU's formula, about half of what a two-sided test gives"
+        note = f"; {p_value}" if baseline else ""
         how = "paired bootstrap over sentences, bs:{bs}|seed:{seed}".format(**signature())
         lines.append(f"± of one seed: half the 95 % interval ({how}){note}")
     if any(len(row.results) > 1 for row in rows):

@@ -51,6 +51,13 @@ def test_intervals_and_p_values_are_those_of_sacrebleu(systems, kept):
     assert 0 < other.p_value < 0.5
 
 
+def test_a_p_value_is_near_that_of_a_one_sided_test():
+    differences = 2 + np.random.default_rng(1).normal(size=100_000)
+    compared = bootstrap.difference(1.96, differences - 0.04, np.zeros_like(differences))
+    assert compared.interval == pytest.approx(1.96, abs=0.03)
+    assert compared.p_value == pytest.approx(0.025, abs=0.004)
+
+
 def test_pairing_narrows_the_interval_of_a_difference(kept):
     first, second = (bootstrap.resample(statistics) for statistics in kept)
     unpaired = np.hypot(bootstrap.half_interval(first), bootstrap.half_interval(second))
