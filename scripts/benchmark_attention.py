@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from benchmark_options import check_place, positive, positive_seconds
-from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, synchroniser, time_side_by_side
+from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from panels import write
 from plot_attention import plot
 from run_record import ROOT, hardware, run_record
@@ -87,7 +87,6 @@ def make_call(attention: Attention, inputs: Inputs, pass_: str, numbers: dict[st
 
 
 def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[dict[str, Any]]:
-    synchronise = synchroniser(options.device)
     attentions, rows = CAUSAL_KINDS if options.causal else KINDS, []
     for pass_ in options.passes:
         for mask in options.masks:
@@ -97,7 +96,7 @@ def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[di
                     batch = max(1, options.tokens // length)
                     inputs = make_inputs(options, batch, length, dim, mask, pass_)
                     calls = {kind: make_call(attentions[kind], inputs, pass_, numbers) for kind in options.kinds}
-                    results = time_side_by_side(calls, options.seconds, synchronise)
+                    results = time_side_by_side(calls, options.seconds, options.device)
                     print(f"{length:6} {batch:5}{cells(results)}", flush=True)
                     place = {"pass": pass_, "mask": mask, "dim": dim, "length": length, "batch": batch}
                     rows += [{**place, "kind": kind, **result} for kind, result in results.items()]

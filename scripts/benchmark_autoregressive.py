@@ -24,16 +24,7 @@ from typing import Any
 
 import torch
 from benchmark_options import check_place, positive, positive_seconds
-from measuring import (
-    BASELINE,
-    LEAST_TURNS,
-    MOST_TURNS,
-    keep_freed_memory,
-    peak_bytes,
-    seconds_per_call,
-    summary,
-    synchroniser,
-)
+from measuring import BASELINE, LEAST_TURNS, MOST_TURNS, keep_freed_memory, peak_bytes, seconds_per_call, summary
 from nat_benchmarks import ROWS, make_dictionary
 from panels import write
 from plot_autoregressive import plot
@@ -120,7 +111,6 @@ def measure(options: Namespace, models: dict[str, MomentumTransformerModel], sea
 
 def take_turns(steps: dict[Any, Step], options: Namespace) -> dict[Any, list[float]]:
     """Milliseconds of each step in each turn; a turn takes all of them, so that a busy machine slows all alike."""
-    synchronise = synchroniser(options.device)
     times: dict[Any, list[float]] = {place: [] for place in steps}
     order = list(steps)
     end = time.perf_counter() + options.seconds
@@ -130,7 +120,7 @@ def take_turns(steps: dict[Any, Step], options: Namespace) -> dict[Any, list[flo
         for place in order:
             step = steps[place]
             step()  # a decoder comes from the step before, with the state still at hand
-            milliseconds = 1e3 * seconds_per_call(step, REPEATS, synchronise)
+            milliseconds = 1e3 * seconds_per_call(step, REPEATS, options.device)
             if turn:
                 times[place].append(milliseconds)
         order.append(order.pop(0))

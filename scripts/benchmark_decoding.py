@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary, data_utils
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
+from measuring import synchronise
 from nat_benchmarks import (
     FAIRSEQ,
     ROWS,
@@ -105,16 +106,12 @@ class Stopwatch:
         self.function, self.device, self.seconds = function, device, 0.0
 
     def __call__(self, *arguments: Any) -> Any:
-        self.wait()
+        synchronise(self.device)
         start = time.perf_counter()
         result = self.function(*arguments)
-        self.wait()
+        synchronise(self.device)
         self.seconds += time.perf_counter() - start
         return result
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def make_models(options: argparse.Namespace, dictionary: Dictionary, device: torch.device) -> dict[str, nn.Module]:

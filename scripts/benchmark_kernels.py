@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from benchmark_options import positive, positive_seconds
-from measuring import keep_freed_memory, seconds_per_call, synchroniser, time_side_by_side
+from measuring import keep_freed_memory, seconds_per_call, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from torch import Tensor
 from whole_file import write_json
@@ -170,11 +170,11 @@ def graph_of(call: Callable[[], Any]) -> Callable[[], None]:
     return graph.replay
 
 
-def bytes_per_second(device: torch.device, synchronise: Callable[[], None]) -> float:
+def bytes_per_second(device: torch.device) -> float:
     """Bytes read and written by a copy of much memory."""
     source = torch.ones(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / min(seconds_per_call(lambda: target.copy_(source), 3, synchronise) for _ in range(5))
+    return 2 * source.numel() / min(seconds_per_call(lambda: target.copy_(source), 3, device) for _ in range(5))
 
 
 def without_failing(calls: dict[str, Callable[[], Any]], failures: dict[str, str], place: str) -> dict[str, Callable[[], Any]]:
@@ -208,8 +208,7 @@ def rows_of(
 
 def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str, str]) -> tuple[list[dict[str, Any]], float]:
     device = options.device
-    synchronise = synchroniser(device)
-    speed = bytes_per_second(device, synchronise)
+    speed = bytes_per_second(device)
     print(f"memory is copied at {speed / 1e9:.0f} GB/s")
     rows = []
     for shape in options.shapes:
@@ -223,7 +222,7 @@ def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str,
                 }
             for variant, variant_calls in variants.items():
                 print(f"\n(B, N, H, D) = {shape.name()}, {variant}")
-                results = time_side_by_side(variant_calls, options.seconds, synchronise)
+                results = time_side_by_side(variant_calls, options.seconds, device)
                 place = {"pass": variant, "batch": shape.batch, "length": shape.length, "heads": shape.heads, "dim": shape.dim}
                 rows += rows_of(place, results, 1e3 * moved / speed, shape.goals.get(variant))
     return rows, speed

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from benchmark_options import check_place, positive, positive_seconds
-from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, synchroniser, time_side_by_side
+from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from panels import write
 from plot_kinds import plot
 from run_record import ROOT, hardware, run_record
@@ -96,7 +96,6 @@ def left_out(options: argparse.Namespace, before: dict[str, Any] | None, length:
 
 def measure(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row for each length and kind, and what was left out."""
-    synchronise = synchroniser(options.device)
     rows, skipped, last = [], [], {}
     for length in options.lengths:
         calls = {}
@@ -109,7 +108,7 @@ def measure(options: argparse.Namespace, part: str) -> tuple[list[dict[str, Any]
                 calls[kind] = make_call(options, part, kind, length)
         if not calls:
             continue
-        times = time_side_by_side(calls, options.seconds, synchronise, min(LEAST_TURN_SECONDS, options.seconds))
+        times = time_side_by_side(calls, options.seconds, options.device, min(LEAST_TURN_SECONDS, options.seconds))
         for kind, call in calls.items():
             speed = {"steps_per_second": 1e3 / times[kind]["median_ms"], "peak_bytes": peak_bytes(call, options.device)}
             last[kind] = {"part": part, "kind": kind, "length": length, **speed, **times[kind]}

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from image_sampling import RereadingReader, SteppingReader, with_start
-from measuring import keep_freed_memory, peak_bytes
+from measuring import keep_freed_memory, peak_bytes, synchronise
 from nat_benchmarks import ROWS
 from run_record import hardware, run_record
 from torch import Tensor
@@ -96,14 +96,12 @@ class Drawing:
 
     def timed_step(self) -> float:
         """Milliseconds of a step."""
-        on_gpu = self.device.type == "cuda"
-        clock = time.process_time if not on_gpu and torch.get_num_threads() == 1 else time.perf_counter
-        if on_gpu:
-            torch.cuda.synchronize(self.device)
+        one_thread = self.device.type == "cpu" and torch.get_num_threads() == 1
+        clock = time.process_time if one_thread else time.perf_counter
+        synchronise(self.device)
         start = clock()
         self.step()
-        if on_gpu:
-            torch.cuda.synchronize(self.device)
+        synchronise(self.device)
         return 1e3 * (clock() - start)
 
     def state_bytes(self) -> int:

@@ -5,7 +5,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,30 +16,36 @@ WARM_UP, LEAST_TURNS, MOST_TURNS = 2, 5, 400
 LEAST_TURN_SECONDS = 0.01
 
 
-def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done all that was asked of it."""
-    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def seconds_per_call(call: Callable[[], Any], repeats: int, synchronise: Callable[[], None]) -> float:
-    synchronise()
+def seconds_per_call(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """The mean of so many calls, one behind the other."""
+    synchronise(device)
     start = time.perf_counter()
     for _ in range(repeats):
         call()
-    synchronise()
+    synchronise(device)
     return (time.perf_counter() - start) / repeats
 
 
 def time_side_by_side(
     calls: dict[str, Callable[[], Any]],
     seconds: float,
-    synchronise: Callable[[], None],
+    device: torch.device,
     least_turn_seconds: float = LEAST_TURN_SECONDS,
 ) -> dict[str, dict[str, float]]:
-    """Median, minimum and interquartile range in ms of calls that take turns, and their ratios to the baseline."""
+    """Time calls that take turns, for so many seconds in all; who is first in a turn is last in the next.
+
+    Returns:
+        What `summary` makes of the turns of each call, beside those of the baseline.
+    """
     repeats = {}
     for kind, call in calls.items():
-        warm = min(seconds_per_call(call, 1, synchronise) for _ in range(WARM_UP))
+        warm = min(seconds_per_call(call, 1, device) for _ in range(WARM_UP))
         repeats[kind] = max(1, round(least_turn_seconds / warm))
     times: dict[str, list[float]] = {kind: [] for kind in calls}
     end = time.perf_counter() + seconds
@@ -49,12 +54,13 @@ def time_side_by_side(
         if turn >= LEAST_TURNS and time.perf_counter() > end:
             break
         for kind in order:
-            times[kind].append(1e3 * seconds_per_call(calls[kind], repeats[kind], synchronise))
+            times[kind].append(1e3 * seconds_per_call(calls[kind], repeats[kind], device))
         order.append(order.pop(0))
     return {kind: summary(times[kind], times.get(BASELINE)) for kind in calls}
 
 
 def summary(times: list[float], baseline: list[float] | None) -> dict[str, float]:
+    """Median, minimum and interquartile range in ms; the median over the turns of the ratio to the baseline; that of the minima."""
     quarter, median, three_quarters = statistics.quantiles(times, n=4, method="inclusive")
     result = {"median_ms": median, "min_ms": min(times), "iqr_ms": three_quarters - quarter, "turns": len(times)}
     if baseline is not None:
@@ -68,7 +74,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     """The most that torch's allocator held during the call beyond what it held before."""
     call()  # what is kept from a first call on is not the call's own
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        synchronise(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary
 from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
-from measuring import keep_freed_memory
+from measuring import keep_freed_memory, synchronise
 from run_record import hardware
 from torch import Tensor, nn
 
@@ -102,8 +102,7 @@ def take_turns(calls: dict[str, Callable[[], Any]], turns: int, device: torch.de
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronise(device)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from markdown_table import markdown
 from panels import pyplot, save
+from train_log import entries
 from whole_file import write_text
 
 METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
@@ -47,14 +48,13 @@ def read(log: Path) -> Training:
     name = re.fullmatch(r"(\w+)-seed(\d+)", log.parent.name)
     if name is None or name[1] not in METHODS:
         raise ValueError(f"{log.parent}: the name must be <METHOD>-seed<SEED>, with one of the methods {', '.join(METHODS)}")
-    found = map(json.loads, re.findall(r'^\{"epoch".*\}$', log.read_text(encoding="utf-8"), re.MULTILINE))
     # Those of a validation and of an epoch have names of their own: valid_loss, train_loss.
-    entries = {int(entry["num_updates"]): entry for entry in found if "loss" in entry}
-    speeds = {updates: float(entry["ups"]) for updates, entry in entries.items() if float(entry.get("ups", 0)) > 0}
+    logged = {int(entry["num_updates"]): entry for entry in entries(log) if "loss" in entry}
+    speeds = {updates: float(entry["ups"]) for updates, entry in logged.items() if float(entry.get("ups", 0)) > 0}
     if not speeds:
         raise ValueError(f"{log}: no loss and speed in it; the training stopped before --log-interval updates")
     usual, points, seconds, before = median(speeds.values()), [], 0.0, 0
-    for updates, entry in sorted(entries.items()):
+    for updates, entry in sorted(logged.items()):
         seconds += (updates - before) / speeds.get(updates, usual)
         before = updates
         points.append(Point(updates, seconds, float(entry["loss"]), float(entry["accuracy"])))

@@ -18,7 +18,7 @@ def read_curve(log: Path) -> list[dict[str, float]]:
         Entries in the order of `updates`, with `loss` and `accuracy`, `valid_loss` and `valid_accuracy`, or all four.
     """
     points: dict[int, dict[str, float]] = {}
-    for entry in _entries(log):
+    for entry in entries(log):
         for prefix in ("", "valid_"):
             if f"{prefix}loss" in entry:
                 point = points.setdefault(int(entry[f"{prefix}num_updates"]), {})
@@ -29,9 +29,10 @@ def read_curve(log: Path) -> list[dict[str, float]]:
 
 def seconds_per_update(log: Path) -> float | None:
     """The median over the logged points, validations left out; None where no speed was logged."""
-    speeds = [float(entry["ups"]) for entry in _entries(log) if float(entry.get("ups", 0)) > 0]
+    speeds = [float(entry["ups"]) for entry in entries(log) if float(entry.get("ups", 0)) > 0]
     return round(1 / median(speeds), 4) if speeds else None
 
 
-def _entries(log: Path) -> list[dict[str, Any]]:
+def entries(log: Path) -> list[dict[str, Any]]:
+    """All that was logged, in order: points of the training, its epochs and its validations."""
     return [json.loads(line) for line in re.findall(r'^\{"epoch".*\}$', log.read_text(encoding="utf-8"), re.MULTILINE)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from fairseq import utils
 from fairseq.tasks import FairseqTask
+from measuring import synchronise
 
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from momentum_fairseq.tasks.translation_nat import TranslationNatTask
@@ -104,10 +105,10 @@ def speed(decoder: Decoder, samples: list[Sample], device: torch.device, runs: i
     for _ in range(runs):
         times, words = [], []
         for sample in samples:
-            synchronize(device)
+            synchronise(device)
             start = time.perf_counter()
             translations = decoder.translate([sample])
-            synchronize(device)
+            synchronise(device)
             times.append(time.perf_counter() - start)
             words.append(sum(len(translation.tokens) for translation in translations.values()))
         seconds.append(times)
@@ -146,8 +147,3 @@ def speed_by_length(lengths: list[int], words: list[int], seconds: list[list[flo
         }
         for first, members in sorted(classes.items())
     ]
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -28,7 +28,7 @@ if not torch.cuda.is_available():
 
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
 from benchmark_options import positive, positive_seconds
-from measuring import synchroniser, time_side_by_side
+from measuring import synchronise, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from whole_file import write_json
 
@@ -71,8 +71,7 @@ def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.devic
     """Leaves the compiled kernels in Triton's cache; what is wrong with them, or None."""
     try:
         call_of(shape, pass_, choice, device)()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
     except Exception as error:  # whatever the compiler says of a tile, the others are still to be timed
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return None
@@ -108,7 +107,7 @@ def compare(
             reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the first one's output"
         if reason is not None:
             faults[f"{shape.name()}, {pass_}, {name}"] = reason
-    times = time_side_by_side(calls, options.seconds, synchroniser(device))
+    times = time_side_by_side(calls, options.seconds, device)
     first = times[show(choices[0])]["median_ms"]
     rows = []
     for name, result in sorted(times.items(), key=lambda item: item[1]["median_ms"]):
