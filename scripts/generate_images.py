@@ -84,7 +84,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--samples", type=int, default=32, help="images out of nothing (default: 32)")
     add("--completions", type=int, default=4, help="images to complete, where --data is given (default: 4)")
     add("--known", type=int, help="values that are known of an image to complete (default: half of them)")
-    add("--seed", type=int, default=1, help="(default: 1)")
+    add("--seed", type=int, default=1, help="what is drawn follows from it (default: 1)")
     add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     add("--scale", type=int, default=2, help="dots a pixel (default: 2)")
     add("--skip-checksums", action="store_true", help="take images that aren't the published ones")

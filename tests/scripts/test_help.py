@@ -13,7 +13,7 @@ ALL = [path for pattern in ("scripts/*.sh", "examples/*/*.sh") for path in sorte
 CALLED = [path for path in ALL if path.read_text("utf-8").startswith("#!")]  # the others are sourced
 # Not the script's own to explain: what other programs set and read.
 FOREIGN = {"OMP_NUM_THREADS", "PYTHONPATH", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-PROSE = {"all", "both", "the three kinds", "the five kinds"}  # of a default that is a list
+PROSE = {"all", "both", "the three kinds"}  # of a default that is a list
 
 
 def name(path: Path) -> str:
