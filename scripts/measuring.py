@@ -60,7 +60,7 @@ def time_side_by_side(
 
 
 def summary(times: list[float], baseline: list[float] | None) -> dict[str, float]:
-    """Median, minimum and interquartile range in ms; the median over the turns of the ratio to the baseline, and of the minima."""
+    """Median, minimum and interquartile range in ms; the ratio to the baseline, median over the turns, and that of the minima."""
     quarter, median, three_quarters = statistics.quantiles(times, n=4, method="inclusive")
     result = {"median_ms": median, "min_ms": min(times), "iqr_ms": three_quarters - quarter, "turns": len(times)}
     if baseline is not None:
