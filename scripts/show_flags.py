@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY  # noqa: E402
-from fairseq.models import MODEL_DATACLASS_REGISTRY  # noqa: E402
+from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY  # noqa: E402
 from fairseq.tasks import TASK_DATACLASS_REGISTRY  # noqa: E402
 
 import momentum_fairseq  # noqa: E402, F401  (fills the registries)
@@ -26,7 +26,8 @@ WORDS = ((False, "off"), (True, "on"), (None, "none"))
 
 def own_configs() -> dict[str, type]:
     """Name → config of every model, task and criterion of the plug-in."""
-    registries = (MODEL_DATACLASS_REGISTRY, TASK_DATACLASS_REGISTRY, CRITERION_DATACLASS_REGISTRY)
+    models = {name: config for name, config in MODEL_DATACLASS_REGISTRY.items() if name in MODEL_REGISTRY}  # no presets
+    registries = (models, TASK_DATACLASS_REGISTRY, CRITERION_DATACLASS_REGISTRY)
     found = {name: config for registry in registries for name, config in registry.items()}
     return {name: config for name, config in found.items() if config.__module__.startswith("momentum_fairseq.")}
 

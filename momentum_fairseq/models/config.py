@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from omegaconf import II
+from omegaconf import II, OmegaConf
 from torch import nn
 
 from momentum_fairseq.modules import (
@@ -138,6 +138,13 @@ class OptionsInCheckpoint:
 
     config_class: type[ModelConfig]
     cfg: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: fairseq's choices can't be, so they go as their names."""
+        if not OmegaConf.is_config(self.cfg):
+            return self.__dict__
+        values = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
+        return {**self.__dict__, "cfg": OmegaConf.create(values)}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Goes into checkpoints."""

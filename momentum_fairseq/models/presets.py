@@ -1,17 +1,19 @@
 """Architectures as data: named values for a model's dataclass config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields, make_dataclass
 from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
-from fairseq.models import register_model_architecture
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY, register_model_architecture
+from hydra.core.config_store import ConfigStore
 
 
 def register_presets(model: str, config: type[FairseqDataclass], presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Register each preset as `--arch`: command line > preset > the config's own default.
+    """Register each preset as `--arch`, and as `model._name` of fairseq-hydra-train: command line > preset > config's default.
 
-    fairseq gives a dataclass's defaults only to the architecture that bears the model's name, so a preset fills in the rest.
+    fairseq's command line gives a dataclass's defaults only to the architecture that bears the model's name, so a preset fills
+    in the rest. fairseq-hydra-train asks no architecture, but gives the defaults of a dataclass, so a preset has one of its own.
 
     Args:
         model: a registered model. config: its dataclass. presets: arch name → {field: value}.
@@ -29,11 +31,23 @@ def register_presets(model: str, config: type[FairseqDataclass], presets: Mappin
         if unknown:
             raise ValueError(f"preset {name!r} sets {sorted(unknown)}, which {config.__name__} does not have")
         register_model_architecture(model, name)(_filler({**defaults, **preset}))
+        ARCH_MODEL_NAME_REGISTRY[name] = name
+        MODEL_DATACLASS_REGISTRY[name] = own = _own_config(name, config, preset)
+        ConfigStore.instance().store(name=name, group="model", node=own(_name=name), provider="momentum_fairseq")
 
 
 def is_interpolation(default: Any) -> bool:
     """Whether a field takes its value from another group of options, as `${task.max_source_positions}` does."""
     return isinstance(default, str) and default.startswith("${")
+
+
+def _own_config(name: str, config: type[FairseqDataclass], preset: Mapping[str, Any]) -> type[FairseqDataclass]:
+    """`config` with a preset's values as defaults."""
+    own = [
+        (x.name, x.type, field(default=preset[x.name], metadata=x.metadata)) for x in fields(config) if x.name in preset
+    ]
+    title = "".join(word.capitalize() for word in name.split("_"))
+    return make_dataclass(f"{title}Config", own, bases=(config,))
 
 
 def _filler(values: Mapping[str, Any]) -> Callable[[Any], None]:

@@ -1,10 +1,12 @@
 """Presets: command line > preset > the config's default, through fairseq's own option parser and from a checkpoint."""
 
+import pickle
 from argparse import Namespace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils, models, options
+from fairseq.dataclass.initialize import add_defaults
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from omegaconf import OmegaConf
@@ -60,6 +62,17 @@ def test_the_command_line_wins_over_the_preset_and_the_preset_over_the_default(b
 
 def test_a_value_on_the_command_line_that_equals_the_default_still_wins_over_the_preset(build):
     assert build("--arch=momentum_nat_tiny", "--embed-dim=256").cfg.embed_dim == 256
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, (64, 2)), ({"embed_dim": 256}, (256, 2))], ids=["preset", "value wins"])
+def test_fairseq_hydra_train_takes_a_preset_by_its_name(build_task, given, expected):
+    """Its config file names one as `model: {_name: …}`; a value there wins, also one that equals the config's default."""
+    cfg = OmegaConf.create({"task": {"_name": "translation_nat"}, "model": {"_name": "momentum_nat_tiny", **given}})
+    add_defaults(cfg)
+    model = models.build_model(cfg.model, build_task())
+    assert (model.target_embedding.embedding_dim, len(model.encoder.layers)) == expected
+    again = pickle.loads(pickle.dumps(model))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_without_a_preset_the_command_line_wins_over_the_default(build):
