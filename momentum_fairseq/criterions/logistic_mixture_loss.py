@@ -1,25 +1,37 @@
 """`logistic_mixture_loss`: −log p of pixels under mixtures of discretised logistics, reported in bits per dimension."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from omegaconf import II
 from torch import Tensor
 
 from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
 
 
-@register_criterion("logistic_mixture_loss", dataclass=FairseqDataclass)
+@dataclass
+class LogisticMixtureLossConfig(FairseqDataclass):
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@register_criterion("logistic_mixture_loss", dataclass=LogisticMixtureLossConfig)
 class LogisticMixtureLoss(FairseqCriterion):
     """Σ over pixels of −log p(v | the pixels before it); each of the three colours counts as a pixel, and the first one too.
 
     The sample size is the number of pixels, so that the means hold over all workers and accumulated batches.
+
+    Raises:
+        ValueError: --sentence-avg.
     """
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Any, sentence_avg: bool = False) -> None:
         super().__init__(task)
+        if sentence_avg:
+            raise ValueError("--sentence-avg: the means of logistic_mixture_loss are over pixels; leave it out")
         self.first_value = task.target_dictionary.nspecial
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:

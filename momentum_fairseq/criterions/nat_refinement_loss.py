@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from omegaconf import II
 from torch import Tensor
 
 # On a GPU: 1 GB in float32, three times that with log-softmax and gradients. No small vocabulary gets there, where blocks are no
@@ -25,6 +26,7 @@ class NatRefinementLossConfig(FairseqDataclass):
             "(default: 0 on a CPU, 2^28 on a GPU)"
         },
     )
+    sentence_avg: bool = II("optimization.sentence_avg")
 
 
 @register_criterion("nat_refinement_loss", dataclass=NatRefinementLossConfig)
@@ -32,12 +34,20 @@ class NatRefinementLoss(FairseqCriterion):
     """Σ_l mean over tokens of −log p(Y*|Yˡ⁻¹, X)  +  factor × mean over sentences of the length loss.
 
     The sum runs over the initial prediction and all refinement steps. The sample size is the number of target tokens, so that
-    the means hold over all workers and accumulated batches. Losses are natural logarithms, computed in float32
-    at least; where a batch has too many logits to hold, by blocks of them, with the same values and gradients.
+    means over tokens hold over all workers and accumulated batches; the mean over the sentences of each batch counts there by
+    the batch's tokens. Losses are natural logarithms, computed in float32 at least; where a batch has too many logits to hold,
+    by blocks of them, with the same values and gradients.
+
+    Raises:
+        ValueError: an option out of range, or --sentence-avg.
     """
 
-    def __init__(self, task: Any, length_loss_factor: float, most_logits: int | None = None) -> None:
+    def __init__(
+        self, task: Any, length_loss_factor: float, most_logits: int | None = None, sentence_avg: bool = False
+    ) -> None:
         super().__init__(task)
+        if sentence_avg:
+            raise ValueError("--sentence-avg: the means of nat_refinement_loss are over tokens; leave it out")
         if not length_loss_factor >= 0:
             raise ValueError(f"--length-loss-factor must not be negative, got {length_loss_factor}")
         if most_logits is not None and most_logits < 0:

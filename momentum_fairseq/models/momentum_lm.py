@@ -82,6 +82,18 @@ class MomentumLmModel(OptionsInCheckpoint, FairseqLanguageModel):
         """
         return self.decoder(src_tokens, incremental_state=incremental_state)
 
+    def get_normalized_probs(
+        self, net_output: tuple[Tensor, Any], log_probs: bool, sample: dict[str, Any] | None = None
+    ) -> Tensor:
+        """Probabilities of the words, or their logarithms, `[B,N,V]`.
+
+        Raises:
+            ValueError: a mixture, which is of pixel values and has no words.
+        """
+        if self.cfg.mixture_components:
+            raise ValueError("a model with --mixture-components predicts no words: train it by --criterion logistic_mixture_loss")
+        return super().get_normalized_probs(net_output, log_probs, sample)
+
 
 def mixture_projection(cfg: Any) -> nn.Linear:
     """`[..., C]` → the parameters `[..., 3K]` of a mixture (see `ops/logistic_mixture.py`), at first the same for all pixels.

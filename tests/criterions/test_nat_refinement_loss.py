@@ -87,6 +87,11 @@ def test_a_negative_length_factor_is_refused(factor):
         NatRefinementLoss(None, factor)
 
 
+def test_means_over_sentences_are_refused():
+    with pytest.raises(ValueError, match="--sentence-avg: the means of nat_refinement_loss are over tokens; leave it out"):
+        NatRefinementLoss(None, 1.0, sentence_avg=True)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_loss_by_blocks_is_that_of_whole_logits(build_model, shared):
     results = []

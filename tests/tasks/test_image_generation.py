@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.logging import metrics
 
 from momentum_fairseq.criterions.logistic_mixture_loss import LogisticMixtureLoss
@@ -126,6 +127,19 @@ def test_a_model_that_predicts_words_is_refused_by_the_loss(mnist):
     batch = task.dataset("test").collater([task.dataset("test")[0]])
     with pytest.raises(ValueError, match="260 parameters a pixel are no triples .give the model --mixture-components."):
         LogisticMixtureLoss(task)(build_model(task, mixture_components=0), batch)
+
+
+def test_a_mixture_is_refused_by_losses_of_words(mnist):
+    task = build(mnist)
+    task.load_dataset("test")
+    batch = task.dataset("test").collater([task.dataset("test")[0]])
+    with pytest.raises(ValueError, match="predicts no words: train it by --criterion logistic_mixture_loss"):
+        CrossEntropyCriterion(task, sentence_avg=False)(build_model(task), batch)
+
+
+def test_means_over_images_are_refused(mnist):
+    with pytest.raises(ValueError, match="--sentence-avg: the means of logistic_mixture_loss are over pixels"):
+        LogisticMixtureLoss(build(mnist), sentence_avg=True)
 
 
 @pytest.mark.parametrize(
