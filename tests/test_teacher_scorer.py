@@ -9,8 +9,7 @@ from momentum_fairseq import teacher_scorer
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from momentum_fairseq.teacher_scorer import TeacherScorer
-
-PAD, EOS = 1, 2
+from tests.models.sentences import EOS, PAD, words
 
 
 @pytest.fixture
@@ -19,11 +18,6 @@ def teacher(dictionary) -> MomentumTransformerModel:
     sizes = {"embed_dim": 12, "ffn_dim": 16, "layers": 2, "heads": 2, "dropout": 0.5}
     config = MomentumTransformerConfig(**sizes, max_source_positions=64, max_target_positions=64)
     return MomentumTransformerModel(config, dictionary, dictionary)
-
-
-def words(*lengths: int, seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(4, 44, (length,), generator=generator) for length in lengths]
 
 
 def left_padded(sentences: list[Tensor]) -> Tensor:

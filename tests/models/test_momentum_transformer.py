@@ -14,7 +14,8 @@ from momentum_fairseq.models.config import layer_options
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
 from momentum_fairseq.modules import SinusoidalPositions
 from tests.models.embeddings import assert_shared_by_flag
-from tests.models.transformers import ALL, CAUSAL_KINDS, PAD, Build, by_steps, logits, pad, sources, targets, tiny_transformer
+from tests.models.sentences import PAD, pad, sources
+from tests.models.transformers import ALL, CAUSAL_KINDS, Build, by_steps, logits, targets, tiny_transformer
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
-from tests.models.transformers import CAUSAL_KINDS, EOS, PAD, Build, logits, pad, sources, tiny_transformer
+from tests.models.sentences import EOS, PAD, pad, sources
+from tests.models.transformers import CAUSAL_KINDS, Build, logits, tiny_transformer
 
 
 @pytest.fixture

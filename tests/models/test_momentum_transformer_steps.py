@@ -12,19 +12,8 @@ from momentum_fairseq.models.causal_decoder import STATE
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerModel
 from momentum_fairseq.modules import MultiheadAttention
 from momentum_fairseq.ops import LinearState, MomentumState
-from tests.models.transformers import (
-    ALL,
-    CAUSAL_KINDS,
-    EOS,
-    PAD,
-    Build,
-    by_steps,
-    logits,
-    pad,
-    sources,
-    targets,
-    tiny_transformer,
-)
+from tests.models.sentences import EOS, PAD, pad, sources
+from tests.models.transformers import ALL, CAUSAL_KINDS, Build, by_steps, logits, targets, tiny_transformer
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from tests.models.nat_sentences import forward, pad, sources, words
+from tests.models.nat_outputs import forward
+from tests.models.sentences import pad, sources, words
 
 
 def test_a_state_loads_into_an_equal_model(build_model):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from momentum_fairseq.models.nat_encoder import NatEncoder
 from tests.models.embeddings import assert_shared_by_flag
-from tests.models.nat_sentences import PAD
+from tests.models.sentences import PAD
 
 
 def test_embeddings_are_shared_by_flag(build_model):

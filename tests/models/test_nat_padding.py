@@ -6,7 +6,8 @@ import torch
 from momentum_fairseq import ops
 from momentum_fairseq.models import nat_decoder
 from momentum_fairseq.models.nat_decoder import uniform_copy
-from tests.models.nat_sentences import ALL, forward, pad, rows_of, sources, words
+from tests.models.nat_outputs import ALL, forward, rows_of
+from tests.models.sentences import pad, sources, words
 
 
 def check_padding(model, tolerance: float) -> None:

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from tests.models.nat_sentences import ALL, forward, pad, sources, words
+from tests.models.nat_outputs import ALL, forward
+from tests.models.sentences import pad, sources, words
 
 
 @pytest.mark.parametrize(("attention", "connection"), ALL)

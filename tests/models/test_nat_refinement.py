@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.nat_sentences import PAD, forward, pad, sources, words
+from tests.models.nat_outputs import forward
+from tests.models.sentences import PAD, pad, sources, words
 
 
 def test_translating_and_refining_equal_the_training_forward(build_model):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from momentum_fairseq.models.nat_decoder import uniform_copy
 from momentum_fairseq.modules.transformer_layer import Velocities
-from tests.models.nat_sentences import PAD, forward, pad, sources, words
+from tests.models.nat_outputs import forward
+from tests.models.sentences import PAD, pad, sources, words
 
 
 def test_the_encoder_input_is_the_scaled_embedding_plus_positions_and_all_layers_are_kept(build_model):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from momentum_fairseq.models.nat_decoder import uniform_copy
 from momentum_fairseq.models.nat_encoder import EncoderOutput
-from tests.models.nat_sentences import EOS, PAD, pad, sources
+from tests.models.sentences import EOS, PAD, pad, sources
 
 
 def encoded(tokens: Tensor) -> EncoderOutput:

@@ -1,4 +1,4 @@
-"""A tiny autoregressive model and padded sentences for it."""
+"""A tiny autoregressive model, and its logits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 from momentum_fairseq.models.momentum_transformer import MomentumTransformerConfig, MomentumTransformerModel
 from momentum_fairseq.modules import ATTENTION_KINDS
 from momentum_fairseq.modules.causal_attention import has_causal_form
+from tests.models.sentences import EOS, PAD, words
 from tests.pairs import pairs
 
-PAD, EOS = 1, 2
 CAUSAL_KINDS = sorted(name for name, kind in ATTENTION_KINDS.items() if has_causal_form(kind))
 ALL = pairs(CAUSAL_KINDS)
 Build = Callable[..., MomentumTransformerModel]
@@ -26,22 +26,6 @@ def tiny_transformer(dictionary: Dictionary, seed: int = 1, **values: Any) -> Mo
     limits = {"max_source_positions": 256, "max_target_positions": 256}
     config = MomentumTransformerConfig(**{**tiny, **limits, **values})
     return MomentumTransformerModel(config, dictionary, dictionary).eval()
-
-
-def words(*lengths: int, seed: int = 5) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(4, 44, (length,), generator=generator) for length in lengths]
-
-
-def pad(sentences: list[Tensor], width: int, left: bool) -> Tensor:
-    """int64 `[B, width]`."""
-    rows = [F.pad(s, (width - len(s), 0) if left else (0, width - len(s)), value=PAD) for s in sentences]
-    return torch.stack(rows)
-
-
-def sources(*lengths: int) -> list[Tensor]:
-    """Sentences with EOS behind; `lengths` count the words."""
-    return [F.pad(sentence, (0, 1), value=EOS) for sentence in words(*lengths)]
 
 
 def targets(*lengths: int) -> list[Tensor]:

@@ -1,25 +1,19 @@
 """The attention benchmark, through its command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import benchmark_attention
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
+from tests.scripts.commands import run
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The text and the folder that a quick run wrote."""
     out = tmp_path_factory.mktemp("benchmark")
-    result = run("benchmark_attention.py", "--quick", "--threads", "1", "--out", str(out))
+    result = run("scripts/benchmark_attention.py", "--quick", "--threads", "1", "--out", str(out))
     assert result.returncode == 0, result.stderr
     return result.stdout, out
 
@@ -53,7 +47,7 @@ def test_the_record_says_what_made_it(quick):
 def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     pytest.importorskip("matplotlib")
     assert (quick[1] / "attention.png").read_bytes().startswith(b"\x89PNG")
-    result = run("plot_attention.py", str(quick[1] / "attention.json"), str(tmp_path / "again.png"))
+    result = run("scripts/plot_attention.py", str(quick[1] / "attention.json"), str(tmp_path / "again.png"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,25 +1,19 @@
 """The benchmark of step-by-step decoding, through its command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from benchmark_autoregressive import parse_arguments
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
+from tests.scripts.commands import run
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The text and the folder that a quick run wrote."""
     out = tmp_path_factory.mktemp("benchmark")
-    result = run("benchmark_autoregressive.py", "--quick", "--threads", "1", "--out", str(out))
+    result = run("scripts/benchmark_autoregressive.py", "--quick", "--threads", "1", "--out", str(out))
     assert result.returncode == 0, result.stderr
     return result.stdout, out
 
@@ -57,7 +51,7 @@ def test_the_record_says_what_made_it(quick):
 def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     pytest.importorskip("matplotlib")
     assert (quick[1] / "autoregressive.png").read_bytes().startswith(b"\x89PNG")
-    result = run("plot_autoregressive.py", str(quick[1] / "autoregressive.json"), str(tmp_path / "again.png"))
+    result = run("scripts/plot_autoregressive.py", str(quick[1] / "autoregressive.json"), str(tmp_path / "again.png"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,26 +1,16 @@
 """The benchmark and the error table of the kernels, through their command lines."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from benchmark_tables import describe
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+from tests.scripts.commands import run
 
 
 @pytest.mark.slow
 def test_the_benchmark_compares_what_is_installed_and_names_what_is_not(tmp_path):
-    result = run("benchmark_kernels.py", "--quick", "--out", str(tmp_path))
+    result = run("scripts/benchmark_kernels.py", "--quick", "--out", tmp_path, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
     cells = {(row["kind"], row["pass"], row["length"]) for row in record["times"]}
@@ -60,7 +50,7 @@ def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_a
 
 @pytest.mark.slow
 def test_the_error_table_has_every_momentum_and_dtype_and_all_are_within_their_limit(tmp_path):
-    result = run("kernel_errors.py", "--quick", "--out", str(tmp_path))
+    result = run("scripts/kernel_errors.py", "--quick", "--out", tmp_path, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "kernel_errors.json").read_text(encoding="utf-8"))
     assert len(record["errors"]) == 3 * 2 * 7
@@ -80,6 +70,6 @@ def test_the_error_table_has_every_momentum_and_dtype_and_all_are_within_their_l
     ],
 )
 def test_what_cannot_run_is_refused(script, arguments, message):
-    result = run(script, *arguments)
+    result = run(f"scripts/{script}", *arguments, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 2
     assert message in result.stderr

@@ -1,26 +1,21 @@
 """The benchmark of all attention kinds, through its command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from benchmark_kinds import parse_arguments
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+from tests.scripts.commands import run
+
 KINDS = {"softmax", "linear", "momentum", "nystrom"}
-
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The text and the folder that a quick run wrote."""
     out = tmp_path_factory.mktemp("benchmark")
-    result = run("benchmark_kinds.py", "--quick", "--threads", "1", "--kinds", *KINDS, "--out", str(out))
+    result = run("scripts/benchmark_kinds.py", "--quick", "--threads", "1", "--kinds", *KINDS, "--out", str(out))
     assert result.returncode == 0, result.stderr
     return result.stdout, out
 
@@ -43,14 +38,14 @@ def test_a_run_measures_speed_and_memory_of_every_kind_in_every_part_at_every_le
 def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     pytest.importorskip("matplotlib")
     assert (quick[1] / "kinds.png").read_bytes().startswith(b"\x89PNG")
-    result = run("plot_kinds.py", str(quick[1] / "kinds.json"), str(tmp_path / "again.png"))
+    result = run("scripts/plot_kinds.py", str(quick[1] / "kinds.json"), str(tmp_path / "again.png"))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_may_take_too_long_is_left_out_and_named(tmp_path):
     arguments = ["--quick", "--parts", "kind", "--kinds", "softmax", "--most-seconds", "1e-6", "--out", str(tmp_path)]
-    result = run("benchmark_kinds.py", *arguments)
+    result = run("scripts/benchmark_kinds.py", *arguments)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "kinds.json").read_text(encoding="utf-8"))
     assert [row["length"] for row in record["measured"]] == [64]

@@ -1,23 +1,17 @@
 """The recipe of the copy task: a training, the figure of several, what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import plot_copy
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts.commands import run
 
 
-def run(**variables: object) -> subprocess.CompletedProcess:
-    """The recipe, with the environment that runs the tests."""
-    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "DEVICE": "cpu", **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    command = ["bash", str(ROOT / "examples" / "copy" / "run.sh")]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def recipe(**variables: object) -> CompletedProcess[str]:
+    return run("examples/copy/run.sh", **{"DEVICE": "cpu", **variables})
 
 
 def write_log(folder: Path, name: str, rows: list[tuple]) -> Path:
@@ -62,14 +56,14 @@ def test_wrong_settings_are_named():
         ("DEVICE", "tpu", "DEVICE=tpu: must be cpu, cuda or auto"),
         ("MAX_UPDATE", "0", "MAX_UPDATE=0: must be a whole number, at least 1"),
     ):
-        result = run(**{name: value})
+        result = recipe(**{name: value})
         assert result.returncode != 0 and message in result.stderr
 
 
 @pytest.mark.slow
 def test_a_training_makes_the_figure_and_a_second_call_trains_nothing(tmp_path):
     places = {"RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "SIZE": "tiny", "METHOD": "adaptive", "SEED": 2}
-    first, second = run(**places), run(**places)
+    first, second = recipe(**places), recipe(**places)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "adaptive-seed2 is trained, nothing to do" in second.stdout
     record = json.loads((tmp_path / "results" / "curves.json").read_text())

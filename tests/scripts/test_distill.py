@@ -1,6 +1,5 @@
 """distill.sh from the teacher to the student on a tiny corpus: what a kill leaves, what a second run does, what it refuses."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import pytest
 import torch
 from decode_shards import Teacher
 
+from tests.scripts.parallel_corpus import checksums
 from tests.scripts.refusals import assert_says
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,11 +66,6 @@ def distilled(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = distill(out, prepared)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     return out
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_one_command_goes_from_prepared_data_to_a_student(distilled):

@@ -1,15 +1,15 @@
 """fill_readme.py on Markdown and results made up for the purpose."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fill_readme import fill
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts.commands import run
+
+SCRIPT = "scripts/fill_readme.py"
 TRAINING = {
     "command": "python scripts/benchmark_training.py --runs 2",
     "date": "2026-11-22",
@@ -40,13 +40,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/fill_readme.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_tables_are_written_between_their_comments_and_the_text_stays(folder):
-    result = run(folder / "README.md")
+    result = run(SCRIPT, folder / "README.md")
     assert result.returncode == 0, result.stderr
     assert (folder / "README.md").read_text() == """Before.
 
@@ -73,9 +68,9 @@ After.
 
 
 def test_a_second_run_changes_nothing(folder):
-    run(folder / "README.md")
+    run(SCRIPT, folder / "README.md")
     before = (folder / "README.md").stat().st_mtime_ns
-    assert "as it was" in run(folder / "README.md").stdout
+    assert "as it was" in run(SCRIPT, folder / "README.md").stdout
     assert (folder / "README.md").stat().st_mtime_ns == before
 
 
@@ -96,7 +91,7 @@ def entry(name: str, **change: Any) -> Any:
 def test_results_that_are_missing_or_others_are_refused_by_name_and_nothing_is_written(folder, spoil, message):
     spoil(folder)
     before = (folder / "README.md").read_text()
-    result = run(folder / "README.md")
+    result = run(SCRIPT, folder / "README.md")
     assert result.returncode == 1
     assert f"fill_readme.py: error: {folder / 'README.md'}: " in result.stderr and message in result.stderr
     assert (folder / "README.md").read_text() == before

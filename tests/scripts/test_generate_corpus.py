@@ -1,18 +1,13 @@
 """The generated corpus, through its command line and its grammar."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import generate_corpus as grammar
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts.commands import run
 
-
-def generate(out: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/generate_corpus.py"), str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+SCRIPT = "scripts/generate_corpus.py"
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -22,7 +17,7 @@ def read(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("corpus")
-    result = generate(out, "--pairs", "3000")
+    result = run(SCRIPT, out, "--pairs", "3000")
     assert result.returncode == 0, result.stderr
     return read(out)
 
@@ -40,13 +35,13 @@ def test_no_sentence_of_val_or_test_is_in_train(corpus):
 
 def test_the_seed_decides_the_corpus(tmp_path, corpus):
     for folder, seed in (("again", "1"), ("other", "2")):
-        assert generate(tmp_path / folder, "--pairs", "3000", "--seed", seed).returncode == 0
+        assert run(SCRIPT, tmp_path / folder, "--pairs", "3000", "--seed", seed).returncode == 0
     assert read(tmp_path / "again") == corpus
     assert read(tmp_path / "other")["train.en"] != corpus["train.en"]
 
 
 def test_a_number_of_pairs_below_one_is_refused(tmp_path):
-    result = generate(tmp_path / "out", "--pairs", "0")
+    result = run(SCRIPT, tmp_path / "out", "--pairs", "0")
     assert result.returncode != 0
     assert "--pairs 0" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -1,10 +1,7 @@
 """The recipe of image generation from idx files to JSON, pictures and the figure, and what its scripts refuse."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 import plot_images
 import pytest
@@ -12,21 +9,11 @@ import torch
 from PIL import Image
 
 from tests.image_sets import write_mnist
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*arguments: object, recipe: str = "run.sh", **variables: object) -> subprocess.CompletedProcess:
-    """The recipe, with the environment that runs the tests."""
-    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "DEVICE": "cpu", "ROW": "adaptive", **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    command = ["bash", str(ROOT / "examples" / "image_generation" / recipe), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+from tests.scripts.commands import run
 
 
-def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def recipe(*arguments: object, **variables: object) -> CompletedProcess[str]:
+    return run("examples/image_generation/run.sh", *arguments, **{"DEVICE": "cpu", "ROW": "adaptive", **variables})
 
 
 def result(name: str, **values: object) -> dict:
@@ -42,9 +29,9 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
     data, runs, results = write_mnist(tmp_path / "mnist"), tmp_path / "runs", tmp_path / "results"
     places = {"DATA": data, "RUNS": runs, "RESULTS": results, "SIZE": "tiny"}
     flags = ("--skip-checksums", "--valid-images", 7)
-    refused = run(**places)
+    refused = recipe(**places)
     assert refused.returncode != 0 and "MD5 checksum" in refused.stdout + refused.stderr
-    first = run(*flags, **places)
+    first = recipe(*flags, **places)
     assert first.returncode == 0, first.stdout + first.stderr
     record = json.loads((results / "adaptive-seed1.json").read_text())
     assert (record["name"], record["max_update"], record["scores"][0]["images"]) == ("adaptive", 20, 4)
@@ -53,38 +40,38 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
     assert record["model"]["connection"] == "adaptive" and record["model"]["attention_momentum"] == 0.6
     with Image.open(results / "adaptive-seed1.png") as picture:
         assert picture.size == (2 * (8 * 30 + 2), 2 * (8 * 30 + 2))  # four rows of samples, four of completions
-    second = run(*flags, **places)
+    second = recipe(*flags, **places)
     assert second.stdout.count("nothing to do") == 3
-    other = run(*flags, "--lr", 1, **places)
+    other = recipe(*flags, "--lr", 1, **places)
     assert other.returncode != 0 and "adaptive-seed1 was trained with" in other.stderr and "'--valid-images' '7'" in other.stderr
-    assert run(**places).stdout.count("nothing to do") == 3
-    assert script("plot_images.py", results).returncode == 0
+    assert recipe(**places).stdout.count("nothing to do") == 3
+    assert run("scripts/plot_images.py", results).returncode == 0
     assert "| adaptive | 1 |" in (results / "table.md").read_text()
     checkpoint = runs / "mnist-tiny" / "adaptive-seed1" / "checkpoint_best.pt"
-    long = script("generate_images.py", checkpoint, "--data", data, "--known", 785, "--out", tmp_path / "x.png", "--cpu")
+    long = run("scripts/generate_images.py", checkpoint, "--data", data, "--known", 785, "--out", tmp_path / "x.png", "--cpu")
     assert long.returncode == 1 and "--known 785: the prompt is longer than the image, which has 784 values" in long.stderr
     assert not (tmp_path / "x.png").exists()
-    many = script("generate_images.py", checkpoint, "--data", data, "--completions", 5, "--out", tmp_path / "x.png", "--cpu")
+    many = run("scripts/generate_images.py", checkpoint, "--data", data, "--completions", 5, "--out", tmp_path / "x.png", "--cpu")
     assert many.returncode == 1 and "--completions 5: the test set has 4 images" in many.stderr
-    lost = script("score_images.py", checkpoint, tmp_path / "none", "--out", tmp_path / "x.json", "--cpu")
+    lost = run("scripts/score_images.py", checkpoint, tmp_path / "none", "--out", tmp_path / "x.json", "--cpu")
     assert lost.returncode == 1 and lost.stderr.startswith("error: ") and "none" in lost.stderr
     state = torch.load(checkpoint, weights_only=True)
     state["cfg"]["dataset"]["batch_size"], state["cfg"]["dataset"]["max_tokens"] = None, 4096
     torch.save(state, tmp_path / "tokens.pt")
-    scored = script("score_images.py", tmp_path / "tokens.pt", data, "--out", tmp_path / "tokens.json", "--cpu")
+    scored = run("scripts/score_images.py", tmp_path / "tokens.pt", data, "--out", tmp_path / "tokens.json", "--cpu")
     assert scored.returncode == 0, scored.stderr
     by_tokens = json.loads((tmp_path / "tokens.json").read_text())
     assert (by_tokens["batch_size"], by_tokens["max_tokens"]) == (None, 4096)
     state["cfg"]["task"] = {"_name": "copy", "symbols": 10, "tokens_per_sample": 64, "train_sequences": 5, "valid_sequences": 5}
     torch.save(state, tmp_path / "copy.pt")
-    other = script("generate_images.py", tmp_path / "copy.pt", "--out", tmp_path / "x.png", "--cpu")
+    other = run("scripts/generate_images.py", tmp_path / "copy.pt", "--out", tmp_path / "x.png", "--cpu")
     assert other.returncode == 1 and "copy.pt" in other.stderr and not (tmp_path / "x.png").exists()
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"nothing")
-    broken = script("generate_images.py", tmp_path / "x.pt", "--out", tmp_path / "x.png", "--cpu")
-    missing = script("score_images.py", tmp_path / "y.pt", tmp_path, "--out", tmp_path / "x.json", "--cpu")
+    broken = run("scripts/generate_images.py", tmp_path / "x.pt", "--out", tmp_path / "x.png", "--cpu")
+    missing = run("scripts/score_images.py", tmp_path / "y.pt", tmp_path, "--out", tmp_path / "x.json", "--cpu")
     assert broken.returncode == 1 and "x.pt: not a checkpoint that can be loaded" in broken.stderr
     assert missing.returncode == 1 and "no checkpoint" in missing.stderr
 
@@ -148,7 +135,7 @@ def test_wrong_settings_are_named(tmp_path):
         ("MAX_UPDATE", "0", "MAX_UPDATE=0: must be a whole number, at least 1"),
         ("DEVICE", "tpu", "DEVICE=tpu: must be cpu, cuda or auto"),
     ):
-        found = run(**{"DATA": tmp_path, name: value})
+        found = recipe(**{"DATA": tmp_path, name: value})
         assert found.returncode != 0 and message in found.stderr
-    found = run(recipe="gpu.sh", DATA=tmp_path / "none")
+    found = run("examples/image_generation/gpu.sh", DATA=tmp_path / "none")
     assert found.returncode != 0 and "must name the folder of the mnist images" in found.stderr

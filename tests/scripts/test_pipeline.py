@@ -1,24 +1,14 @@
 """The main job through its scripts, on a tiny generated corpus: prepare, train, translate, evaluate, table."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts.commands import run
+
 pytestmark = pytest.mark.slow
-
-
-def run(script: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
-    """A script by its name, with the environment that runs the tests."""
-    shell = ["bash"] if script.endswith(".sh") else [sys.executable]
-    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    command = [*shell, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,18 @@
 """The search for tiles, through its command line; in Triton's interpreter, where its times say nothing."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.scripts.commands import run
+
 pytest.importorskip("triton")
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tune_kernels.py"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, SCRIPT, *arguments], env=environment, capture_output=True, text=True)
+SCRIPT = "scripts/tune_kernels.py"
 
 
 @pytest.mark.slow
 def test_every_tile_is_timed_beside_the_pinned_one_and_the_quickest_is_a_line_of_code(tmp_path):
-    result = run("--quick", "--out", str(tmp_path))
+    result = run(SCRIPT, "--quick", "--out", tmp_path, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "tune_kernels.json").read_text(encoding="utf-8"))
     assert record["left_out"] == {}
@@ -32,5 +25,5 @@ def test_every_tile_is_timed_beside_the_pinned_one_and_the_quickest_is_a_line_of
 
 
 def test_without_a_gpu_it_says_that_times_would_mean_nothing():
-    result = run()
+    result = run(SCRIPT, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 2 and "torch finds no GPU, and the interpreter's times say nothing" in result.stderr
