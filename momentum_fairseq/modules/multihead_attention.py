@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
 from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear
 from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
+from momentum_fairseq.ops.checks import check_mask
 
 
 class MultiheadAttention(nn.Module):
@@ -65,6 +66,7 @@ class MultiheadAttention(nn.Module):
 
         Where about as many queries as keys come at a time, the output projection may be cheaper on the source than on them.
         """
+        check_mask(key_padding_mask, *source.shape[:2], source.device)
         memory = self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
         if many_queries and isinstance(memory, WeightedSource):
             return project_source(memory, self.out_proj.weight)
@@ -77,6 +79,9 @@ class MultiheadAttention(nn.Module):
 
     def pattern(self, positions: Tensor, key_padding_mask: Tensor | None) -> Any:
         """What queries and keys `[1,N,C]` or `[B,N,C]` with their mask bool `[B,N]` make of any values, computed once."""
+        if key_padding_mask is not None:  # one row of queries and keys serves all rows of the mask
+            rows = len(key_padding_mask if len(positions) == 1 else positions)
+            check_mask(key_padding_mask, rows, positions.shape[1], positions.device)
         return self.attention.pattern(self.project_query(positions), self.project_key(positions), key_padding_mask)
 
     def weigh(self, value: Tensor, pattern: Any) -> Tensor:
@@ -86,6 +91,7 @@ class MultiheadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """`[B,N,C]`, `[B,S,C]`, `[B,S,C]`, bool `[B,S]` (True = padding) → `[B,N,C]`."""
         if query is key is value and self.qkv_proj.packed is not None:
+            check_mask(key_padding_mask, *query.shape[:2], query.device)
             qkv = self.qkv_proj(query).unflatten(-1, (3, self.num_heads, -1))  # [B,N,3,H,D]
             return self._join(self.attention.joint(qkv, key_padding_mask))
         q, k, v = self.project_query(query), self.project_key(key), self.project_value(value)

@@ -31,15 +31,20 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | Non
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q [B,H,N,D], k [B,H,S,D] and v [B,H,S,M] disagree; got {shapes_of(q, k, v)}")
     check_types(q, k, v)
+    check_mask(key_padding_mask, k.shape[0], k.shape[2], k.device)
+
+
+def check_mask(key_padding_mask: Tensor | None, batch: int, keys: int, device: torch.device) -> None:
+    """Raise ValueError unless the mask is None, or bool `[B,S]` on k's device."""
     if key_padding_mask is None:
         return
-    if key_padding_mask.dtype != torch.bool or tuple(key_padding_mask.shape) != (k.shape[0], k.shape[2]):
+    if key_padding_mask.dtype != torch.bool or tuple(key_padding_mask.shape) != (batch, keys):
         raise ValueError(
-            f"key_padding_mask must be bool [B,S] = [{k.shape[0]},{k.shape[2]}], True = padding; "
+            f"key_padding_mask must be bool [B,S] = [{batch},{keys}], True = padding; "
             f"got {key_padding_mask.dtype} {tuple(key_padding_mask.shape)}"
         )
-    if key_padding_mask.device != k.device:
-        raise ValueError(f"key_padding_mask must be on k's device {k.device}, got {key_padding_mask.device}")
+    if key_padding_mask.device != device:
+        raise ValueError(f"key_padding_mask must be on k's device {device}, got {key_padding_mask.device}")
 
 
 def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: int) -> None:

@@ -6,6 +6,7 @@ import torch
 from momentum_fairseq import ops
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
 from momentum_fairseq.modules.attention_kinds import MomentumAttention, lookup
+from momentum_fairseq.modules.packed_linear import packed_weights
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 from tests.ops.cases import SIDES, assert_same, padding_mask, value_and_gradients
 
@@ -160,6 +161,15 @@ def test_an_odd_head_width_works(kind):
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("self_attention", [False, True])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_sentences_of_no_words_and_batches_of_no_sentences_give_nothing(kind, self_attention, shape):
+    module = MultiheadAttention(12, 2, AttentionOptions(kind=kind), self_attention=self_attention)
+    x, mask = torch.zeros(*shape, 12), torch.zeros(shape, dtype=torch.bool)
+    assert module(x, x, x).shape == module(x, x, x, mask).shape == x.shape
+
+
 def test_softmax_attention_equals_torchs_own_layer():
     ours = attention("softmax")
     theirs = torch.nn.MultiheadAttention(12, 2, batch_first=True).double()
@@ -220,6 +230,26 @@ def test_keeping_the_source_or_the_queries_and_keys_changes_neither_values_nor_g
     assert_same(pattern, expected)
     with torch.no_grad():
         assert_same([module.recall(q, module.remember(k, v, mask))], expected[:1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 5), torch.zeros(3, 5, dtype=torch.uint8), torch.zeros(3, 1, dtype=torch.bool)])
+@pytest.mark.parametrize("options", VARIANTS)
+def test_a_mask_of_another_dtype_or_shape_is_refused_however_attention_is_called(options, wrong):
+    module = attention(**options)
+    x = torch.randn(3, 5, 12, dtype=torch.float64)
+    calls = (
+        lambda: module(x, x, x, wrong),
+        lambda: module.remember(x, wrong),
+        lambda: module.pattern(x, wrong),
+        lambda: module.pattern(x[:1], wrong),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"key_padding_mask must be bool \[B,S\] = \[3,5\]"):
+            call()
+    with packed_weights(module.float()), pytest.raises(ValueError, match="key_padding_mask must be bool"):
+        x = x.float()
+        module(x, x, x, wrong)
 
 
 @torch.no_grad()
