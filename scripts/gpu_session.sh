@@ -1,7 +1,9 @@
 # shellcheck shell=bash
 # Sourced after common.sh by the examples' gpu.sh, for a machine with one GPU that is lent for some minutes a call, may be without
-# a network, and takes back a few files: an environment from wheels, a deadline, jobs side by side, results in one archive.
-# WHEELS        folder of wheels to install first (none)
+# a network, empties OUT before each call and takes back a few files of it: an environment from wheels, a deadline, stages that fail
+# alone, jobs side by side, results in one archive. What a later call goes on from lies in RUNS, never in OUT.
+# WHEELS        folder of wheels to install first; named again where the call goes on, though it may be gone by then (none)
+# MOMENTUM_REVISION   this tree's commit, for the results, where what was sent is no git checkout (unknown)
 # CALL_MINUTES  minutes that this call may take (9)
 # SIDE_BY_SIDE  trainings at a time (15)
 WHEELS=${WHEELS:-}
@@ -36,7 +38,38 @@ seconds_left() { echo $((deadline - SECONDS)); }
 before_deadline() {
     local seconds
     seconds=$(($(seconds_left) - 5))
-    timeout "$((seconds > 0 ? seconds : 1))" "$@"  # 0 would be no limit
+    timeout --kill-after=5 "$((seconds > 0 ? seconds : 1))" "$@"  # 0 would be no limit
+}
+
+# minutes_to_train: MAX_MINUTES, or as many as leave two for a last validation and for scores.
+minutes_to_train() { printf '%s\n' "${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}"; }
+
+# run_stages STAGE…: those of them that STAGES names, in its order, each in a shell of its own: one that fails ends there, and the
+# others are run all the same.
+run_stages() {
+    local stage status broken=()
+    for stage in $STAGES; do
+        [[ " $* " == *" $stage "* ]] || die "STAGES: no stage $stage; there are $*"
+    done
+    for stage in $STAGES; do
+        set +e
+        (set -e && "$stage")
+        status=$?
+        set -e
+        ((status == 0)) || broken+=("$stage")
+    done
+    ((${#broken[@]} == 0)) || die "${broken[*]}: failed (see above); what succeeded is in $OUT"
+}
+
+# unpack_carried FOLDER: where it doesn't stand, its archive FOLDER.tar.gz does; the folder is the archive's one member.
+unpack_carried() {
+    [[ ! -d $1 && -f $1.tar.gz ]] || return 0
+    local part=$1.part
+    rm -rf "$part"
+    mkdir "$part"
+    tar -xzf "$1.tar.gz" -C "$part"
+    mv "$part/${1##*/}" "$1"
+    rmdir "$part"
 }
 
 # side_by_side LOGS FUNCTION RESERVE JOB…: calls FUNCTION with the words of each JOB, SIDE_BY_SIDE at a time, its output in
@@ -59,10 +92,10 @@ side_by_side() {
     ((left == 0)) || say "$function: no time for $left of $#; call again"
 }
 
-# pack FILE FOLDER: the JSON files and logs under FOLDER in one archive.
+# pack FILE FOLDER: the JSON files, tables, pictures and logs under FOLDER in one archive.
 pack() {
     mkdir -p "$2"
-    (cd "$2" && find . -name "*.json" -o -name "*.log" -o -name "attention.*" | LC_ALL=C sort | tar -czf "$1.part" -T -)
+    (cd "$2" && find . -type f -regex '.*\.\(json\|md\|png\|txt\|log\)' | LC_ALL=C sort | tar -czf "$1.part" -T -)
     mv "$1.part" "$1"
 }
 

@@ -4,12 +4,13 @@
 #   DATA=folder bash examples/image_generation/gpu.sh
 # DATA         folder of the images
 # DATASET      mnist or cifar10 (mnist)
-# OUT          folder for what is brought back (results/gpu-<DATASET> beside this script)
+# OUT          folder for what is brought back, 3 files (results/gpu-<DATASET> beside this script)
 # STAGES       what to do, in this order ("speed train score draw table")
 # SEEDS        trainings of each row ("1")
-# RUNS         folder for checkpoints (runs/images in the repository)
+# RUNS         folder for checkpoints and JSON (runs/images in the repository)
 # SIZE         paper; tiny, to try things out (paper)
-# MAX_UPDATE   updates of each row, all alike (3000 paper, 20 tiny); the paper trained far longer
+# MAX_UPDATE   updates of each row, all alike (3000 paper, 20 tiny); the paper trained far longer. MAX_MINUTES a call for them (until
+#              two minutes before its end); what they have reached by then is scored
 # VALIDATE_EVERY, SCORED_IMAGES   see run.sh (250 and 250; tiny: its own)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
@@ -28,12 +29,11 @@ esac
 DATA=$(realpath "$DATA")
 export DATA
 rows=(softmax linear momentum connection adaptive)
+results=$RUNS/gpu-$DATASET-$SIZE
 RUN=$ROOT/examples/image_generation/run.sh
 start_session
-mkdir -p "$OUT"
+mkdir -p "$OUT" "$results"
 OUT=$(realpath "$OUT")
-logs=$RUNS/gpu-$DATASET-$SIZE-logs
-mkdir -p "$logs"
 read -ra seeds <<<"$SEEDS"
 trainings=()
 for seed in "${seeds[@]}"; do
@@ -41,18 +41,23 @@ for seed in "${seeds[@]}"; do
 done
 
 speed() {
-    local sizes=(--batches 64 --places 8 --values 24) images
+    local sizes=(--batches 64 --places 8 --values 24) images failed=0
     [[ $SIZE != tiny ]] || sizes=(--batches 2 --places 2 --values 2 --layers 1 --embed-dim 16 --ffn-dim 16 --heads 2)
     for images in mnist cifar10; do
-        [[ -f $OUT/speed-$images.json ]] || before_deadline python "$ROOT/scripts/generate_images.py" --benchmark "$images" \
-            "${sizes[@]}" --out "$OUT/speed-$images.json" | tee "$OUT/speed-$images.txt"
+        [[ -f $results/speed-$images.json ]] || before_deadline python "$ROOT/scripts/generate_images.py" --benchmark "$images" \
+            "${sizes[@]}" --out "$results/speed-$images.json" | tee "$results/speed-$images.txt" || failed=1
     done
+    return "$failed"
 }
 
 # one_stage STAGE ROW SEED: one stage of run.sh for one training.
-one_stage() { ROW=$2 SEED=$3 STAGES=$1 RESULTS=$OUT OMP_NUM_THREADS=1 before_deadline bash "$RUN"; }
+one_stage() { ROW=$2 SEED=$3 STAGES=$1 RESULTS=$results OMP_NUM_THREADS=1 before_deadline bash "$RUN"; }
 
-train_row() { one_stage train "$@"; }
+train_row() {
+    local minutes
+    minutes=$(minutes_to_train)
+    MAX_MINUTES=$minutes one_stage train "$@"
+}
 score_row() { one_stage score "$@"; }
 draw_row() { one_stage draw "$@"; }
 
@@ -66,23 +71,22 @@ of_trained() {
     side_by_side "$1" "$2" 60 "${list[@]}"
 }
 
-train() { side_by_side "$logs/train" train_row 150 "${trainings[@]}"; }
-score() { of_trained "$logs/score" score_row; }
-draw() { of_trained "$logs/draw" draw_row; }
+train() { side_by_side "$results/logs/train" train_row 150 "${trainings[@]}"; }
+score() { of_trained "$results/logs/score" score_row; }
+draw() { of_trained "$results/logs/draw" draw_row; }
 
 table() {
     local files
-    mapfile -t files < <(results_of "$OUT" "${rows[@]}")
+    mapfile -t files < <(results_of "$results" "${rows[@]}")
     if ((${#files[@]})); then
-        python "$ROOT/scripts/plot_images.py" "$OUT" || say "table: failed; the JSON files are brought back all the same"
+        if python "$ROOT/scripts/plot_images.py" "$results"; then
+            cp "$results/table.md" "$results/bits_per_dim.png" "$OUT"
+        else
+            say "table: failed; the JSON files are brought back all the same"
+        fi
     fi
-    pack "$OUT/logs.tar.gz" "$logs"
+    pack "$OUT/results.tar.gz" "$results"
     say "gpu: ${#files[@]} of ${#trainings[@]} results in $OUT; $(seconds_left) seconds left"
 }
 
-for stage in $STAGES; do
-    case $stage in
-        speed | train | score | draw | table) "$stage" ;;
-        *) die "STAGES: no stage $stage; there are speed, train, score, draw and table" ;;
-    esac
-done
+run_stages speed train score draw table

@@ -11,6 +11,7 @@
 # SEED        of initialisation and order of the data, alike for all rows (1)
 # STAGES      what to do, in this order ("train score draw")
 # MAX_UPDATE  updates (250000 paper, 600 small, 20 tiny)
+# MAX_MINUTES training stops after so many minutes and the same command goes on (no limit)
 # BATCH_SIZE  images an update (32 paper, 16 small, 2 tiny)
 # VALIDATE_EVERY, SCORED_IMAGES   updates between validations; images that each takes (5000 and all 5000 held out; 100 and 100; 10
 #             and 4)
@@ -28,6 +29,7 @@ RUNS=${RUNS:-$ROOT/runs/images}
 RESULTS=${RESULTS:-$ROOT/examples/image_generation/results/$DATASET-$SIZE}
 STAGES=${STAGES:-train score draw}
 DEVICE=${DEVICE:-auto}
+MAX_MINUTES=${MAX_MINUTES:-}
 
 [[ $DATASET =~ ^(mnist|cifar10)$ ]] || die "DATASET=$DATASET: must be mnist or cifar10"
 case $ROW in
@@ -56,6 +58,7 @@ case $SIZE in
 esac
 for count in MAX_UPDATE BATCH_SIZE VALIDATE_EVERY SEED; do require_count "$count"; done
 for count in SCORED_IMAGES TEST_IMAGES; do require_count "$count" 0; done
+[[ $MAX_MINUTES =~ ^[0-9]*(\.[0-9]+)?$ ]] || die "MAX_MINUTES=$MAX_MINUTES: must be a number"
 [[ $DEVICE =~ ^(cpu|cuda|auto)$ ]] || die "DEVICE=$DEVICE: must be cpu, cuda or auto"
 [[ -d ${DATA:-} ]] || die "DATA=${DATA:-}: must name the folder of the $DATASET images"
 activate
@@ -79,12 +82,17 @@ train() {
     fi
     claim_training "$model"
     note_revision "$model"
+    local limit=()
+    if [[ -n $MAX_MINUTES ]]; then
+        # fairseq counts the hours of all runs that a training consists of.
+        limit=(--stop-time-hours "$(python "$ROOT/scripts/hours_trained.py" "$model" --and-minutes "$MAX_MINUTES")")
+    fi
     PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "$DATA" --user-dir "$USER_DIR" \
         --task image_generation --images "$DATASET" --scored-images "$SCORED_IMAGES" --arch "momentum_lm_$DATASET" \
         "${row[@]}" "${size[@]}" "${device[@]}" --seed "$SEED" --criterion logistic_mixture_loss --optimizer radam \
         --batch-size "$BATCH_SIZE" --max-update "$MAX_UPDATE" --validate-interval-updates "$VALIDATE_EVERY" \
         --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$model" \
-        --log-format json --no-progress-bar --log-file "$model/train.log" "$@"
+        --log-format json --no-progress-bar --log-file "$model/train.log" "${limit[@]}" "$@"
 }
 
 score() {

@@ -4,12 +4,15 @@
 # Called again, it goes on; it says so when all is done.
 #   bash examples/lra/gpu.sh
 # OUT          folder for what is brought back, 2 files (results/gpu beside this script)
-# TASKS        ("listops text image pathfinder"); RUNS/<task> must stand, carried from elsewhere (prepare_lra.sh makes it)
+# TASKS        ("listops text image pathfinder")
+# DATA         folder of the published files of text and image, in DATA/text and DATA/image; ListOps and Pathfinder are generated.
+#              A set that stands in RUNS is taken; where none can be made its task is left out, and the others go on. COUNTS: fewer
+#              examples, see scripts/prepare_lra.sh
 # KINDS        with every seed ("softmax linear momentum adaptive")
 # MORE_KINDS   with the first seed on ListOps ("performer linformer reformer nystrom rfa transnormer symmetric_momentum")
 # SEEDS        ("1 2 3")
-# STAGES       what to do, in this order ("train score table")
-# RUNS         folder for data, checkpoints and JSON (runs/lra in the repository)
+# STAGES       what to do, in this order ("data train score table")
+# RUNS         folder for sets, checkpoints and JSON (runs/lra in the repository)
 # SIZE         paper; tiny, to try things out (paper)
 # MAX_UPDATE, BATCH, PRECISION   see run.sh; MAX_MINUTES a call for the trainings (until two minutes before its end)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
@@ -17,7 +20,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"
 
 OUT=${OUT:-$ROOT/examples/lra/results/gpu}
-STAGES=${STAGES:-train score table}
+STAGES=${STAGES:-data train score table}
+DATA=${DATA:-}
 export SIZE=${SIZE:-paper} RUNS=${RUNS:-$ROOT/runs/lra}
 read -ra tasks <<<"${TASKS:-listops text image pathfinder}"
 read -ra kinds <<<"${KINDS:-softmax linear momentum adaptive}"
@@ -32,7 +36,6 @@ OUT=$(realpath "$OUT")
 # Jobs: a task, a kind and a seed each.
 trainings=()
 for task in "${tasks[@]}"; do
-    [[ -f $RUNS/$task/meta.json ]] || die "RUNS=$RUNS: no $task in it; make it with scripts/prepare_lra.sh, or leave it out of TASKS"
     for seed in "${seeds[@]}"; do
         for kind in "${kinds[@]}"; do trainings+=("$task $kind $seed"); done
     done
@@ -40,8 +43,28 @@ for task in "${tasks[@]}"; do
     for kind in "${more_kinds[@]}"; do trainings+=("$task $kind ${seeds[0]}"); done
 done
 
+data() {
+    local task files failed=0
+    for task in "${tasks[@]}"; do
+        files=
+        [[ $task == listops || $task == pathfinder ]] || files=${DATA:+$DATA/$task}
+        [[ -f $RUNS/$task/meta.json ]] ||
+            LRA_TASK=$task DATA=$files OUT=$RUNS SEED=1 before_deadline bash "$ROOT/scripts/prepare_lra.sh" || failed=1
+    done
+    return "$failed"
+}
+
+# The jobs whose set stands.
+ready() {
+    local job
+    for job in "${trainings[@]}"; do
+        [[ ! -f $RUNS/${job%% *}/meta.json ]] || printf '%s\n' "$job"
+    done
+}
+
 train_one() {
-    local minutes=${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}
+    local minutes
+    minutes=$(minutes_to_train)
     TASK=$1 ATTENTION=$2 SEED=$3 STAGES=train MAX_MINUTES=$minutes OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
@@ -49,7 +72,11 @@ score_one() {
     TASK=$1 ATTENTION=$2 SEED=$3 RESULTS=$results STAGES=score OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
-train() { side_by_side "$results/logs/train" train_one 150 "${trainings[@]}"; }
+train() {
+    local list
+    mapfile -t list < <(ready)
+    side_by_side "$results/logs/train" train_one 150 "${list[@]}"
+}
 
 # Those of finished trainings alone: the test set is scored once.
 score() {
@@ -74,9 +101,4 @@ table() {
     say "gpu: ${#files[@]} of ${#trainings[@]} results in $OUT; $(seconds_left) seconds left"
 }
 
-for stage in $STAGES; do
-    case $stage in
-        train | score | table) "$stage" ;;
-        *) die "STAGES: no stage $stage; there are train, score and table" ;;
-    esac
-done
+run_stages data train score table

@@ -37,14 +37,20 @@ benchmarks() {
         model=(--embed-dim 8 --ffn-dim 8 --layers 1 --vocabulary 50 --words 3 5 --runs 1)
         attention=(--quick) decoding=("${model[@]}" --batches 1 --steps 2) training=("${model[@]}" --sentences 4)
     fi
+    # Each for itself: one that fails leaves the others.
+    local failed=0
     [[ -f $results/attention.json ]] || before_deadline python "$ROOT/scripts/benchmark_attention.py" --device "$device" \
-        "${attention[@]}" --out "$results" >"$results/attention.txt"
-    [[ -f $results/decoding.json ]] || before_deadline python "$ROOT/scripts/benchmark_decoding.py" "${decoding[@]}" --out "$results/decoding.json"
-    [[ -f $results/training.json ]] || before_deadline python "$ROOT/scripts/benchmark_training.py" "${training[@]}" --out "$results/training.json"
+        "${attention[@]}" --out "$results" >"$results/attention.txt" || failed=1
+    [[ -f $results/decoding.json ]] || before_deadline python "$ROOT/scripts/benchmark_decoding.py" "${decoding[@]}" \
+        --out "$results/decoding.json" || failed=1
+    [[ -f $results/training.json ]] || before_deadline python "$ROOT/scripts/benchmark_training.py" "${training[@]}" \
+        --out "$results/training.json" || failed=1
+    return "$failed"
 }
 
 train_row() {
-    local minutes=${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}
+    local minutes
+    minutes=$(minutes_to_train)
     ROW=$1 SEED=$2 STAGES=train MAX_MINUTES=$minutes OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
@@ -74,9 +80,4 @@ table() {
     say "gpu: ${#files[@]} of ${#trainings[@]} results in $OUT; $(seconds_left) seconds left"
 }
 
-for stage in $STAGES; do
-    case $stage in
-        benchmarks | train | scores | table) "$stage" ;;
-        *) die "STAGES: no stage $stage; there are benchmarks, train, scores and table" ;;
-    esac
-done
+run_stages benchmarks train scores table

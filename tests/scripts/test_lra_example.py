@@ -36,8 +36,6 @@ def test_wrong_settings_are_named(tmp_path):
     ):
         result = run("run.sh", **{**given, name: value})
         assert result.returncode != 0 and message in result.stderr, result.stderr
-    refused = run("gpu.sh", RUNS=tmp_path, TASKS="image", OUT=tmp_path / "out")
-    assert f"RUNS={tmp_path}: no image in it; make it with scripts/prepare_lra.sh" in refused.stderr
 
 
 def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_settings(tmp_path):
@@ -81,6 +79,15 @@ def test_a_training_makes_json_and_a_second_call_redoes_nothing(tmp_path):
     assert best["valid_accuracy"] == pytest.approx(valid["accuracy"], abs=1e-3)
     assert result["protocol"]["full_updates"] == 5000 and result["protocol"]["full_max_positions"] == 2000
     assert str(tmp_path) not in json.dumps(result)
+
+
+def test_a_task_without_data_is_said_and_the_others_go_on(tmp_path):
+    write_set(tmp_path / "runs" / "listops", lengths=(16, 16))
+    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "DATA": tmp_path / "none", "CALL_MINUTES": 1}
+    made = run("gpu.sh", **places, TASKS="image listops", KINDS="momentum", MORE_KINDS="", SEEDS="1")
+    assert f"DATA={tmp_path}/none/image: no such folder" in made.stderr
+    assert "train_one: no time for 1 of 1; call again" in made.stdout
+    assert made.returncode == 1 and "error: data: failed (see above)" in made.stderr
 
 
 @pytest.mark.slow

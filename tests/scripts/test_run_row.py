@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import hours_trained
@@ -111,71 +110,3 @@ def test_the_updates_of_a_training_are_those_of_its_last_checkpoint(tmp_path, mo
     torch.save({"cfg": {}, "optimizer_history": [{"num_updates": 3}, {"num_updates": 7}]}, tmp_path / "checkpoint_last.pt")
     updates_trained.main()
     assert capsys.readouterr().out.split() == ["0", "7"]
-
-
-SESSION = """
-source "$ROOT_FOLDER/scripts/common.sh"
-source "$ROOT_FOLDER/scripts/gpu_session.sh"
-job() {
-    echo "job $1"
-    touch "$HERE/at-work-$1"
-    sleep 0.3
-    find "$HERE" -name 'at-work-*' | wc -l >"$HERE/seen-$1"
-    rm "$HERE/at-work-$1"
-    [[ $1 != 3 ]]
-}
-"""
-
-
-def session(here: Path, script: str, **variables: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "ROOT_FOLDER": str(ROOT), "HERE": str(here), **{k: str(v) for k, v in variables.items()}}
-    return subprocess.run(["bash", "-c", SESSION + script], capture_output=True, text=True, env=environment)
-
-
-def test_jobs_run_side_by_side_and_failures_are_said(tmp_path):
-    result = session(tmp_path, 'side_by_side "$HERE/logs" job 10 "1 a" "2 b" "3 c" "4 d"', SIDE_BY_SIDE=2)
-    assert result.returncode == 0
-    assert result.stdout == f"job: 1 failed; see the logs in {tmp_path}/logs\n"
-    assert (tmp_path / "logs" / "4-d.log").read_text() == "job 4\n"
-    seen = [int((tmp_path / f"seen-{i}").read_text()) for i in (1, 2, 3, 4)]
-    assert max(seen) == 2
-
-
-def test_jobs_that_the_call_has_no_time_for_are_left(tmp_path):
-    result = session(tmp_path, 'side_by_side "$HERE/logs" job 61 1 2', CALL_MINUTES=1)
-    assert result.stdout == "job: no time for 2 of 2; call again\n"
-    assert not list(tmp_path.glob("seen-*"))
-
-
-def test_what_a_job_starts_ends_before_the_call(tmp_path):
-    result = session(tmp_path, "SECONDS=54; before_deadline bash -c 'sleep 30; echo late' || echo ended", CALL_MINUTES=1)
-    assert result.stdout == "ended\n"
-
-
-def test_results_come_back_in_one_archive(tmp_path):
-    results = tmp_path / "results" / "rows"
-    results.mkdir(parents=True)
-    for name in ("a.json", "b.log", "c.pt"):
-        (results / name).write_text("x")
-    session(tmp_path, 'pack "$HERE/results.tar.gz" "$HERE/results"')
-    listing = subprocess.run(["tar", "-tzf", tmp_path / "results.tar.gz"], capture_output=True, text=True).stdout
-    assert sorted(listing.split()) == ["./rows/a.json", "./rows/b.log"]
-
-
-def test_wheels_make_an_environment_of_the_machines_python(tmp_path):
-    wheels, metadata = tmp_path / "wheels", "greeting-1.dist-info"
-    wheels.mkdir()
-    files = {
-        "greeting.py": "def main():\n    print('hello')\n",
-        f"{metadata}/METADATA": "Metadata-Version: 2.1\nName: greeting\nVersion: 1\n",
-        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{metadata}/entry_points.txt": "[console_scripts]\ngreet = greeting:main\n",
-    }
-    with zipfile.ZipFile(wheels / "greeting-1-py3-none-any.whl", "w") as wheel:
-        for name, content in files.items():
-            wheel.writestr(name, content)
-        wheel.writestr(f"{metadata}/RECORD", "".join(f"{name},,\n" for name in [*files, f"{metadata}/RECORD"]))
-    twice = 'ROOT="$HERE"; for _ in 1 2; do (start_session && greet && python -c "import greeting; print(3)"); done'
-    result = session(tmp_path, twice, WHEELS=wheels)
-    assert result.stdout == "hello\n3\n" * 2, result.stderr
-    assert (tmp_path / ".venv-gpu" / "installed").exists()
