@@ -139,7 +139,7 @@ def read_chunks(
     real = torch.ones_like(position) if key_padding_mask is None else (~key_padding_mask).long()[:, None, :].expand(q.shape[:3])
     _, met = here.pairs(real)  # zeros where the last chunk is filled up
     met = met.bool()
-    met[:, :, 0, :, : here.chunk] = False
+    met[:, :, :1, :, : here.chunk] = False
     for place in (here, *earlier):
         (hash_, key_hash), (number, key_number) = here.pairs(place.hashes), here.pairs(place.number)
         meets = (hash_ == key_hash) & ((number == key_number) | (number == key_number + 1))
