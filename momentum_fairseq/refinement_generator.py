@@ -54,13 +54,15 @@ class RefinementGenerator:
         scorer: TeacherScorer | None = None,
     ) -> None:
         if max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+            raise ValueError(
+                f"max_steps (--iter-decode-max-iter) must be at least 1, got {max_steps}: the initial translation counts"
+            )
         if stopping not in STOPPING_RULES:
             raise ValueError(f"unknown stopping rule {stopping!r}; choose from {', '.join(STOPPING_RULES)}")
         if window < 2:
-            raise ValueError(f"window must be at least 2, got {window}")
+            raise ValueError(f"window (--stopping-window) must be at least 2, got {window}")
         if length_beam < 1:
-            raise ValueError(f"length_beam must be at least 1, got {length_beam}")
+            raise ValueError(f"length_beam (--iter-decode-with-beam) must be at least 1, got {length_beam}")
         if oracle_length and length_beam > 1:
             raise ValueError(f"oracle lengths leave nothing to a length beam of {length_beam}; choose one of the two")
         if scorer is not None and length_beam == 1:

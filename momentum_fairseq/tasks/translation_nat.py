@@ -51,6 +51,10 @@ class TranslationNatConfig(TranslationConfig):
     collapse_repeats: bool = field(
         default=False, metadata={"help": "drop repeated tokens from the result, as the paper's published code does"}
     )
+    # fairseq's own default, -1, is no number of copies: it fails wherever there is a second part.
+    upsample_primary: int = field(
+        default=1, metadata={"help": "copies of the first part of a set that has several (train, train1, …)"}
+    )
 
 
 @register_task("translation_nat", dataclass=TranslationNatConfig)
@@ -188,9 +192,17 @@ class TranslationNatTask(TranslationTask):
         return dictionary.nspecial, end
 
     def build_generator(
-        self, models: Any, args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None, **kwargs: Any
+        self,
+        models: Any,
+        args: Any,
+        seq_gen_cls: Any = None,
+        extra_gen_cls_kwargs: Any = None,
+        prefix_allowed_tokens_fn: Any = None,
     ) -> RefinementGenerator:
         """The generator for fairseq's generation options, or for the JSON of --eval-bleu-args.
+
+        Args:
+            extra_gen_cls_kwargs: what fairseq-generate always gives: the language model of --lm-path, which is refused.
 
         Raises:
             ValueError: an unknown key in --eval-bleu-args, options of beam search, or a model that doesn't refine.
@@ -198,6 +210,8 @@ class TranslationNatTask(TranslationTask):
         for model in models:
             check_refines(model)
         refuse_beam_search(args)
+        if seq_gen_cls is not None or prefix_allowed_tokens_fn is not None:
+            raise ValueError("iterative refinement can't honour seq_gen_cls or prefix_allowed_tokens_fn; leave them out")
         if isinstance(args, Namespace):
             unknown = vars(args).keys() - GENERATION_ARGUMENTS.keys()
             if unknown and not hasattr(args, "iter_decode_eos_penalty"):

@@ -59,10 +59,10 @@ def test_ensembles_prefixes_and_constraints_are_refused(build_model, generator):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ({"max_steps": 0}, r"max_steps \(--iter-decode-max-iter\) must be at least 1, got 0: the initial"),
         ({"stopping": "never"}, "unknown stopping rule 'never'; choose from equality, jaccard"),
-        ({"window": 1}, "window must be at least 2, got 1"),
-        ({"length_beam": 0}, "length_beam must be at least 1, got 0"),
+        ({"window": 1}, r"window \(--stopping-window\) must be at least 2, got 1"),
+        ({"length_beam": 0}, r"length_beam \(--iter-decode-with-beam\) must be at least 1, got 0"),
         ({"length_beam": 3, "oracle_length": True}, "oracle lengths leave nothing to a length beam of 3"),
     ],
 )

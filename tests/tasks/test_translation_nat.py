@@ -232,6 +232,19 @@ def test_a_missing_folder_dictionary_or_language_is_named(build_task, corpus, tm
         build_task(data=str(hyphenated), source_lang=None, target_lang=None)
 
 
+def test_a_set_in_parts_is_read_whole_in_training_and_with_combine_val(build_task, corpus, tmp_path):
+    """fairseq calls the parts of a set train, train1, …; its own default for --upsample-primary fails on them."""
+    shutil.copytree(corpus / "bin", tmp_path / "bin")
+    for file in (corpus / "bin").glob("valid.*"):
+        for split in ("train1", "valid1"):
+            shutil.copy(file, tmp_path / "bin" / file.name.replace("valid", split))
+    task = build_task(data=str(tmp_path / "bin"))
+    for split, sentences in (("train", 200 + 41), ("valid", 41 + 41)):
+        task.load_dataset(split, combine=True)
+        assert len(task.dataset(split)) == sentences
+    assert task.dataset("train")[240]["target"].tolist() == task.dataset("valid")[40]["target"].tolist()
+
+
 def test_a_missing_split_is_named(build_task):
     with pytest.raises(FileNotFoundError, match="Dataset not found: nothing"):
         build_task().load_dataset("nothing")

@@ -53,6 +53,12 @@ def test_an_option_of_beam_search_is_refused_by_its_flag(build_task, option, val
         build_task().build_generator([], generation(**{option: value}))
 
 
+@pytest.mark.parametrize("argument", ["seq_gen_cls", "prefix_allowed_tokens_fn"])
+def test_what_fairseqs_hub_gives_to_beam_search_is_refused(build_task, argument):
+    with pytest.raises(ValueError, match="iterative refinement can't honour seq_gen_cls or prefix_allowed_tokens_fn"):
+        build_task().build_generator([], GenerationConfig(), **{argument: lambda sentence, words: [5]})
+
+
 def test_a_beam_and_more_hypotheses_than_lengths_are_refused(build_task):
     task = build_task()
     with pytest.raises(ValueError, match="--beam 4: refinement searches no beam; --iter-decode-with-beam"):
