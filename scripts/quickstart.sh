@@ -40,7 +40,7 @@ activate
 mkdir -p "$OUT"
 test_set=test_2016_flickr
 if [[ -z $DATA ]]; then
-    if [[ -d $OUT/generated ]]; then
+    if [[ -f $OUT/generated/train.de ]]; then  # the last that is written
         DATA=$OUT/generated
     elif bash "$ROOT/scripts/fetch_multi30k.sh" "$OUT/multi30k"; then
         DATA=$OUT/multi30k
