@@ -170,6 +170,19 @@ def graph_of(call: Callable[[], Any]) -> Callable[[], None]:
     return graph.replay
 
 
+def graphs_of(calls: dict[str, Callable[[], Any]], failures: dict[str, str], place: str) -> dict[str, Callable[[], None]]:
+    """Those of our calls and softmax that can be recorded, what can't be noted; none without those that ratios are to."""
+    graphs = {}
+    for name, call in calls.items():
+        if name.startswith(("fla", "fast")):
+            continue
+        try:
+            graphs[name] = graph_of(call)
+        except RuntimeError as error:
+            failures[f"{name}, {place}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return graphs if {"softmax", "linear"} <= graphs.keys() else {}
+
+
 def bytes_per_second(device: torch.device) -> float:
     """Bytes read and written by a copy of much memory."""
     source = torch.ones(COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
@@ -217,9 +230,8 @@ def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str,
             calls = without_failing(make_calls(kinds, shape, pass_, device, options.torch_dtype), failures, shape.name())
             variants = {pass_: calls}
             if shape.graph and pass_ == "forward" and device.type == "cuda":
-                variants[f"{pass_}, graph"] = {
-                    name: graph_of(call) for name, call in calls.items() if not name.startswith(("fla", "fast"))
-                }
+                graphs = graphs_of(calls, failures, f"{shape.name()}, graph")
+                variants |= {f"{pass_}, graph": graphs} if graphs else {}
             for variant, variant_calls in variants.items():
                 print(f"\n(B, N, H, D) = {shape.name()}, {variant}")
                 results = time_side_by_side(variant_calls, options.seconds, device)

@@ -2,6 +2,7 @@
 
 import json
 
+import benchmark_kernels
 import pytest
 from benchmark_tables import describe
 
@@ -25,6 +26,20 @@ def test_the_benchmark_compares_what_is_installed_and_names_what_is_not(tmp_path
     assert text.count("\n| momentum | ") == 2
     assert "Momentum's time over that of linear: forward " in text
     assert "- Not compared: flash-linear-attention (runs on a GPU only)." in text
+
+
+def test_a_kind_that_cannot_be_recorded_as_a_graph_is_noted_and_the_others_are_compared(monkeypatch):
+    def graph_of(call):
+        if call() == "synchronises":
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return call
+
+    monkeypatch.setattr(benchmark_kernels, "graph_of", graph_of)
+    calls = {name: str for name in ("softmax", "linear", "fla linear")} | {"momentum": lambda: "synchronises"}
+    failures: dict[str, str] = {}
+    assert benchmark_kernels.graphs_of(calls, failures, "place") == {"softmax": str, "linear": str}
+    assert failures == {"momentum, place": "RuntimeError: operation not permitted when stream is capturing"}
+    assert benchmark_kernels.graphs_of(calls | {"softmax": lambda: "synchronises"}, failures, "place") == {}
 
 
 def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_and_the_aims():
