@@ -108,6 +108,9 @@ def extract(options: argparse.Namespace) -> None:
             print(f"{split}: {name}, {len(pairs):,} segments of {len(talks):,} talks in and out, aligned by document and segment")
     splits["train"], report["train"] = corpus.train(held_out)
     describe_train(report["train"], languages)
+    if not splits["train"]:
+        remedy = "name other sets by VALID and TEST, or fetch it again"
+        raise InputError(f"{options.archive}: no training pair is left (see above); {remedy}")
     options.out.mkdir(parents=True, exist_ok=True)
     for split, pairs in splits.items():
         for language, lines in zip(languages, zip(*pairs, strict=True), strict=True):

@@ -11,7 +11,7 @@ from archive_files import Found
 from parallel_text import InputError, decode_lines
 
 TAGS = "url|keywords|speaker|talkid|title|description|reviewer|translator|transcript|doc"
-TAG_LINE = re.compile(rf"\s*<(/?)({TAGS})\b[^>]*>([^<]*)")
+TAG_LINE = re.compile(rf"\s*<(/?)({TAGS})\b[^>]*>([^<]*)", re.IGNORECASE)
 # These stand below a talk's sentences; any other opening tag below a sentence begins the next talk.
 CLOSING_TAGS = ("reviewer", "translator")
 ENTITY = re.compile(r"&(#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
@@ -58,7 +58,7 @@ def read_talks(file: Found) -> tuple[list[Talk], Counter]:
                 )
             talks[-1].sentences.append(one_line(unescape(line)))
             continue
-        closing, name, content = tag.groups()
+        closing, name, content = tag[1], tag[2].lower(), tag[3]
         tags[name] += 1
         if not closing and name not in CLOSING_TAGS and (not talks or talks[-1].sentences):
             talks.append(Talk(f"{file.place}:{number}"))

@@ -1,9 +1,9 @@
 """Faulty IWSLT archives and settings: each is refused by name and place, and nothing is left of any stage."""
 
-import fcntl
 
 import pytest
 
+from tests.scripts.commands import held
 from tests.scripts.iwslt_archives import TRAIN, Iwslt, assert_refused, iwslt_files, pairs, tags_file, tgz, xml_file, zipped
 
 
@@ -67,6 +67,13 @@ def test_a_tag_file_without_tags_is_refused(iwslt):
     name = "train.tags.en-de.en"
     iwslt.files[name] = b"".join(line for line in iwslt.files[name].splitlines(keepends=True) if not line.startswith(b"<"))
     assert_refused(iwslt, f"{name}:1", "text above the first tag")
+
+
+def test_an_archive_of_which_no_training_pair_is_left_is_refused(iwslt):
+    for language in ("en", "de"):
+        side = ("en", "de").index(language)
+        iwslt.files[f"train.tags.en-de.{language}"] = tags_file({1030: TRAIN[1]}, side).encode()  # a talk of tst2013
+    assert_refused(iwslt, "en-de.tgz: no training pair is left", "VALID and TEST")
 
 
 def test_tag_files_with_unequal_line_counts_are_refused_by_talk(iwslt):
@@ -140,8 +147,7 @@ def test_an_empty_file_is_refused_by_name(iwslt, name):
 
 def test_a_second_run_is_refused_while_the_first_unpacks(iwslt):
     iwslt.out.mkdir()
-    with (iwslt.out / ".raw.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(iwslt.out / ".raw.lock"):
         assert_refused(iwslt, "another run is unpacking")
 
 

@@ -74,6 +74,13 @@ def test_several_sets_are_joined_in_order_and_tedx_sets_can_be_named(iwslt):
     assert iwslt.raw("test") == expected
 
 
+def test_tags_in_capitals_are_tags(iwslt):
+    name = "train.tags.en-de.en"
+    iwslt.files[name] = iwslt.files[name].replace(b"<speaker>", b"<Speaker>").replace(b"<url>", b"<URL>")
+    iwslt.unpack()
+    assert len(iwslt.raw("train")) == 60
+
+
 def test_segments_are_aligned_by_document_and_number_not_by_order(iwslt):
     name = "IWSLT16.TED.tst2013.en-de.de.xml"
     backwards = dict(reversed(held_out("tst2013").items()))
