@@ -7,7 +7,6 @@ from typing import Any
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from omegaconf import II
 from torch import Tensor
 
 from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
@@ -15,7 +14,7 @@ from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
 
 @dataclass
 class LogisticMixtureLossConfig(FairseqDataclass):
-    sentence_avg: bool = II("optimization.sentence_avg")
+    sentence_avg: bool = "${optimization.sentence_avg}"
 
 
 @register_criterion("logistic_mixture_loss", dataclass=LogisticMixtureLossConfig)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from omegaconf import II
 from torch import Tensor
 
 # On a GPU: 1 GB in float32, three times that with log-softmax and gradients. No small vocabulary gets there, where blocks are no
@@ -26,7 +25,7 @@ class NatRefinementLossConfig(FairseqDataclass):
             "(default: 0 on a CPU, 2^28 on a GPU)"
         },
     )
-    sentence_avg: bool = II("optimization.sentence_avg")
+    sentence_avg: bool = "${optimization.sentence_avg}"
 
 
 @register_criterion("nat_refinement_loss", dataclass=NatRefinementLossConfig)
