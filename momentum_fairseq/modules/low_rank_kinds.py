@@ -12,9 +12,8 @@ from momentum_fairseq.modules.attention_kind import (
     refuse_learned,
     take_sizes,
 )
-from momentum_fairseq.ops.linformer_attention import linformer_attention, project_source
+from momentum_fairseq.ops.linformer_attention import linformer_attention, project_positions, read_projected_positions
 from momentum_fairseq.ops.nystrom_attention import nystrom_attention, nystrom_source, read_landmarks
-from momentum_fairseq.ops.softmax_attention import softmax_attention
 from momentum_fairseq.ops.source_memory import KeysAndValues
 
 
@@ -40,10 +39,10 @@ class LinformerAttention(AttentionKind):
         return linformer_attention(q, k, v, *projections, key_padding_mask=key_padding_mask)
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> KeysAndValues:
-        return KeysAndValues(*project_source(k, v, self.key_projection, self.value_projection, key_padding_mask), None)
+        return project_positions(k, v, self.key_projection, self.value_projection, key_padding_mask)
 
     def recall(self, q: Tensor, memory: KeysAndValues) -> Tensor:
-        return softmax_attention(q.to(memory.k.dtype), memory.k, memory.v).to(q.dtype)
+        return read_projected_positions(q, memory).to(q.dtype)
 
 
 class NystromAttention(AttentionKind):

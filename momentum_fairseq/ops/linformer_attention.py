@@ -6,6 +6,7 @@ from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
 from momentum_fairseq.ops.checks import check_shapes
 from momentum_fairseq.ops.real_first import real_first, take
 from momentum_fairseq.ops.softmax_attention import softmax_attention
+from momentum_fairseq.ops.source_memory import KeysAndValues
 
 
 def linformer_attention(
@@ -34,14 +35,14 @@ def linformer_attention(
         ValueError: shapes that disagree, or more keys than the projections have columns.
     """
     check_shapes(q, k, v, key_padding_mask)
-    keys, values = project_source(k, v, key_projection, value_projection, key_padding_mask)
-    return softmax_attention(q.to(keys.dtype), keys, values).to(v.dtype)
+    source = project_positions(k, v, key_projection, value_projection, key_padding_mask)
+    return read_projected_positions(q, source).to(v.dtype)
 
 
-def project_source(
+def project_positions(
     k: Tensor, v: Tensor, key_projection: Tensor, value_projection: Tensor, key_padding_mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """E k `[B,H,P,D]` and F v `[B,H,P,M]`, float32 or better; see `linformer_attention`."""
+) -> KeysAndValues:
+    """E k `[B,H,P,D]` and F v `[B,H,P,M]`, float32 or better, without padding; arguments as in `linformer_attention`."""
     length, longest = k.shape[2], key_projection.shape[1]
     if length > longest:
         raise ValueError(f"linformer attention was built for at most {longest} keys and got {length}; raise the maximal length")
@@ -50,4 +51,11 @@ def project_source(
         if key_padding_mask is not None:
             order = real_first(key_padding_mask)
             k, v = take(k, order), take(v, order)
-        return key_projection[:, :length].to(k.dtype) @ k, value_projection[:, :length].to(v.dtype) @ v
+        keys, values = key_projection[:, :length].to(k.dtype) @ k, value_projection[:, :length].to(v.dtype) @ v
+        return KeysAndValues(keys, values, None)
+
+
+def read_projected_positions(q: Tensor, source: KeysAndValues) -> Tensor:
+    """Queries `[B,H,N,D]` of what `project_positions` gave → `[B,H,N,M]`, float32 or better."""
+    with no_autocast(q):
+        return softmax_attention(q.to(source.k.dtype), source.k, source.v)

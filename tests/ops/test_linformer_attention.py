@@ -57,3 +57,11 @@ def test_more_keys_than_it_was_built_for_are_refused():
     q, k, v = inputs(4, 9)
     with pytest.raises(ValueError, match="built for at most 8 keys and got 9; raise the maximal length"):
         linformer_attention(q, k, v, projection(6, 8, 1), projection(6, 8, 2))
+
+
+def test_autocast_changes_nothing():
+    q, k, v = (x.detach().float() for x in inputs(4, 9))
+    projections = projection(6, 9, 1).detach().float(), projection(6, 9, 2).detach().float()
+    expected = linformer_attention(q, k, v, *projections)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linformer_attention(q, k, v, *projections), expected)
