@@ -240,7 +240,7 @@ def sentence(english: str, german: str, end: str = ".") -> tuple[str, str]:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Writes `val`, `test` and `train`, `.en` and `.de`, `train.de` last; no English sentence occurs twice, in whichever of them."""
+    """Writes `val`, `test` and `train`, `.en` and `.de`, `train.de` last; no English sentence occurs twice, wherever it is."""
     grammar = Grammar(options.seed)
     corpus: dict[str, str] = {}
     while len(corpus) < options.pairs + 2 * HELD_OUT:

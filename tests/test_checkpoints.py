@@ -12,6 +12,8 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
+from tests.planted import Planted
+
 OLD = {"weight": torch.arange(4.0)}
 NEW = {"weight": torch.arange(5000.0)}
 
@@ -137,20 +139,10 @@ def test_what_fairseq_keeps_in_checkpoints_loads_safely(tmp_path):
     assert all(np.array_equal(loaded[name], state[name]) for name in ("bleu counts", "as floats"))
 
 
-class Planted:
-    """Runs a command where it is unpickled."""
-
-    def __init__(self, call, *arguments) -> None:
-        self.call, self.arguments = call, arguments
-
-    def __reduce__(self):
-        return self.call, self.arguments
-
-
 @pytest.mark.parametrize("place", ["model", "args", "array"])
 def test_a_planted_pickle_is_refused_and_its_code_not_run(tmp_path, place):
     mark, path = tmp_path / "ran", str(tmp_path / "checkpoint.pt")
-    planted = Planted(os.system, f"touch {mark}")
+    planted = Planted(f"touch {mark}")
     state = {"model": {}, "args": argparse.Namespace(), "array": np.zeros(2)}
     state[place] = {
         "model": planted,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from decode_shards import Teacher
 
+from tests.scripts.commands import held, run
 from tests.scripts.parallel_corpus import checksums
 from tests.scripts.refusals import assert_says
 
@@ -85,10 +86,8 @@ def test_the_distilled_folder_is_prepared_with_the_same_dictionaries_and_test_se
 def test_each_sentence_has_the_teachers_translation_by_beam_search(distilled, prepared, tmp_path):
     """The same as generate.sh's with decode_shards.py's limits, which has each sentence in a batch of its own."""
     places = {"DATA": prepared, "CHECKPOINT": distilled / "teacher" / "checkpoint_best.pt", "OUT": tmp_path}
-    variables = {**places, "TASK": "translation", "SUBSET": "train", "MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": 1}
-    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-    script = ["bash", str(ROOT / "scripts" / "generate.sh"), "--batch-size=1", "--max-len-a=2", "--max-len-b=10"]
-    result = subprocess.run(script, capture_output=True, text=True, env=environment)
+    flags = ("--batch-size=1", "--max-len-a=2", "--max-len-b=10")
+    result = run("scripts/generate.sh", *flags, **places, TASK="translation", SUBSET="train")
     assert result.returncode == 0, result.stderr
     expected = (tmp_path / "train.hyp").read_text().split("\n")[:-1]
     assert len(expected) == SENTENCES
@@ -160,10 +159,8 @@ def test_distilled_data_is_not_distilled_again(distilled, tmp_path):
 
 
 def test_a_folder_in_use_is_refused(prepared, tmp_path):
-    with subprocess.Popen(["flock", str(tmp_path / ".lock"), "sleep", "60"]) as holder:
-        time.sleep(0.5)
+    with held(tmp_path / ".lock"):
         assert_refused(tmp_path, prepared, "another run is distilling there")
-        holder.terminate()
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """evaluate.py on small models of random weights: refinement and autoregressive."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,6 +12,7 @@ import bootstrap
 import checkpoint_data
 import evaluate
 import pytest
+import run_record
 import torch
 import translating
 from fairseq import options
@@ -23,6 +22,7 @@ from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
 from tests.models.transformers import tiny_transformer
+from tests.scripts import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 NAT = ["--task=translation_nat", "--arch=momentum_nat_tiny", "--criterion=nat_refinement_loss"]
@@ -110,9 +110,7 @@ def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, 
     reason = r"checkpoint_best.pt translates src-tgt, but .*other is prepared for tgt-src"
     with pytest.raises(SystemExit, match=reason):
         run(nat, data=other)
-    variables = {"DATA": other, "CHECKPOINT": nat, "OUT": tmp_path / "translation", "MOMENTUM_ENV": sys.prefix}
-    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-    translated = subprocess.run(["bash", str(ROOT / "scripts/generate.sh")], env=environment, capture_output=True, text=True)
+    translated = commands.run("scripts/generate.sh", DATA=other, CHECKPOINT=nat, OUT=tmp_path / "translation")
     assert translated.returncode == 1 and re.search(reason, translated.stderr)
     (other / "settings.txt").write_text(settings)
     words = (other / "data-bin/dict.tgt.txt").read_text().splitlines(keepends=True)
@@ -218,8 +216,6 @@ def test_flags_out_of_range_are_refused(flags, complaint, nat, run, capsys):
 
 
 def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_path):
-    import run_record
-
     monkeypatch.setattr(run_record, "ROOT", tmp_path)
     monkeypatch.setenv("MOMENTUM_REVISION", "1234")
     assert run_record.git_revision() == "1234"
@@ -228,8 +224,6 @@ def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_pa
 
 
 def test_a_command_through_a_link_to_the_repository_names_no_folder_of_this_machine(tmp_path):
-    import run_record
-
     link = tmp_path / "mein Ordner"
     link.symlink_to(run_record.ROOT)
     words = [f"{link}/scripts/evaluate.py", f"{link}/runs", f"{tmp_path}/x.json", "runs/y", "5"]

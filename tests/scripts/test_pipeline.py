@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.commands import run
+from tests.scripts.commands import held, run
 
 pytestmark = pytest.mark.slow
 
@@ -101,9 +101,8 @@ def test_a_killed_fairseq_generate_is_said_without_its_configuration(tmp_path):
 
 def test_a_folder_in_use_by_another_training_is_refused(quickstart, tmp_path):
     out, *_ = quickstart
-    with subprocess.Popen(["flock", str(tmp_path / ".lock"), "sleep", "60"]) as holder:
+    with held(tmp_path / ".lock"):
         refused = run("scripts/train.sh", DATA=out / "prepared", OUT=tmp_path)
-        holder.terminate()
     assert "another training is running there" in refused.stderr
 
 

@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.scripts.commands import held
 from tests.scripts.parallel_corpus import SPLITS, Corpus, checksums
 
 # Words of as many sub-words as characters, since no two of these stand together twice; only the first begins with YI[:2].
@@ -167,28 +166,16 @@ def test_other_input_on_a_finished_folder_is_refused(prepared, tmp_path):
     assert checksums(prepared.out) == before
 
 
-@contextmanager
-def lock_held(out: Path) -> Iterator[None]:
-    """As while another run prepares in `out`."""
-    out.mkdir(exist_ok=True)
-    with subprocess.Popen(["flock", str(out / ".lock"), "sleep", "30"], start_new_session=True) as holder:
-        try:
-            time.sleep(0.5)
-            yield
-        finally:
-            os.killpg(holder.pid, signal.SIGKILL)
-
-
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(prepared, tmp_path):
     second = Corpus(prepared.folder, tmp_path / "out")
-    with lock_held(second.out):
+    with held(second.out / ".lock"):
         result = second.prepare()
     assert result.returncode != 0
     assert "another run" in result.stderr
 
 
 def test_runs_side_by_side_share_a_finished_folder(prepared):
-    with lock_held(prepared.out):
+    with held(prepared.out / ".lock"):
         result = prepared.prepare()
     assert result.returncode == 0
     assert "stands, nothing to do" in result.stdout

@@ -1,8 +1,6 @@
 """The rows of the translation tables: what each trains and scores with, where it goes on, what it refuses."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,15 +9,7 @@ import pytest
 import torch
 import updates_trained
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(script: str, *arguments: object, **variables: object) -> subprocess.CompletedProcess:
-    """A script by its name, with the environment that runs the tests."""
-    shell = ["bash"] if script.endswith(".sh") else [sys.executable]
-    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    return subprocess.run([*shell, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, env=environment)
+from tests.scripts.commands import run
 
 
 @pytest.fixture(scope="module")
