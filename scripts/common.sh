@@ -83,6 +83,16 @@ claim_training() {
     flock -n 7 || die "$1: another run is training there; wait for it or name another folder"
 }
 
+# keep_schedule FOLDER SCHEDULE: a training goes on with the learning rates that it began with; FOLDER/schedule.txt has them.
+keep_schedule() {
+    local file=$1/schedule.txt
+    if [[ ! -f $file || ! -f $1/checkpoint_last.pt ]]; then
+        printf '%s\n' "$2" >"$file"
+    elif [[ $2 != "$(<"$file")" ]]; then
+        die "$1: its learning rate falls by $(<"$file") and can't go on by $2; remove it, set that, or name another folder"
+    fi
+}
+
 # keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with. Others are
 # refused from then on, since they would change it half-way, or change nothing. Without any flag a finished training is left as it is.
 keep_settings() {

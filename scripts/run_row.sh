@@ -10,7 +10,8 @@
 # PRESET       paper: as the papers describe it; published-code: as the code of Nguyen et al. does it, no denoising, no length
 #              predictor, adaptive momentum by the velocity; scored with reference lengths and repeats removed (paper)
 # STAGES       what to do (train evaluate)
-# MAX_UPDATE   updates (20000); the learning rate falls linearly to END_LR (1e-5) over them, from DECAY_UPDATES on constant (MAX_UPDATE)
+# MAX_UPDATE   updates (20000); the learning rate falls linearly to END_LR (1e-5) over them, from DECAY_UPDATES on constant
+#              (MAX_UPDATE). A training can be made longer, but not its DECAY_UPDATES
 # MAX_MINUTES  training stops after so many minutes and the same command goes on (no limit)
 # AVERAGE      scores the mean of the last so many checkpoints; train with --keep-interval-updates of as many (0: scores the best one)
 # LENGTH_BEAM  lengths that are tried (1)
@@ -88,6 +89,7 @@ train() {
         return
     fi
     claim_training "$MODEL"
+    keep_schedule "$MODEL" "DECAY_UPDATES=$DECAY_UPDATES END_LR=$END_LR"
     note_revision "$MODEL"
     local limit=()
     if [[ -n $MAX_MINUTES ]]; then

@@ -86,6 +86,7 @@ train() {
         return
     fi
     claim_training "$model"
+    keep_schedule "$model" "MAX_UPDATE=$MAX_UPDATE"
     note_revision "$model"
     if [[ -n $MAX_MINUTES ]]; then
         # fairseq counts the hours of all runs that a training consists of.
