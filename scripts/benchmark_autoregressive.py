@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_options import check_place, positive, positive_seconds
+from checked_options import check_place, positive, positive_seconds
 from measuring import BASELINE, LEAST_TURNS, MOST_TURNS, keep_freed_memory, peak_bytes, seconds_per_call, summary
 from nat_benchmarks import ROWS, make_dictionary
 from panels import write

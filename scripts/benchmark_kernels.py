@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from benchmark_options import positive, positive_seconds
+from checked_options import positive, positive_seconds
 from measuring import keep_freed_memory, seconds_per_call, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from torch import Tensor

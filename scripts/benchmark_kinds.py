@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_options import check_place, positive, positive_seconds
+from checked_options import check_place, positive, positive_seconds
 from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from panels import write
 from plot_kinds import plot

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmark_options import positive
+from checked_options import positive
 from fairseq.data import data_utils
 from measuring import peak_bytes
 from nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting

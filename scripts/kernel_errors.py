@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_options import positive
+from checked_options import positive
 from markdown_table import markdown
 from run_record import ROOT, hardware, run_record
 from torch import Tensor

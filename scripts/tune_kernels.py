@@ -27,7 +27,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
-from benchmark_options import positive, positive_seconds
+from checked_options import positive, positive_seconds
 from measuring import synchronise, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from whole_file import write_json
