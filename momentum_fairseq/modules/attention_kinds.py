@@ -48,6 +48,7 @@ from momentum_fairseq.ops import (
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kernel_choice import kernel_for
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.performer_attention import orthogonal_directions, positive_key_features, positive_query_features
@@ -56,6 +57,7 @@ from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
 
 __all__ = ["ATTENTION_KINDS", "AttentionKind", "AttentionOptions", "AttentionPlace", "AttentionSizes", "lookup"]
+
 
 class SoftmaxAttention(AttentionKind):
     """softmax(q kᵀ / √D) v."""
@@ -104,10 +106,8 @@ class LinearAttention(AttentionKind):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
-        options = {"key_padding_mask": key_padding_mask, "eps": self.eps}
-        if self.map_query is self.map_key:
-            return linear_attention(q, k, v, feature_map=self.map_key, **options)
-        return linear_attention(self.map_query(q), self.map_key(k), v, **options)
+        q, k, feature_map = self._mapped(q, k)
+        return linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=feature_map)
 
     def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if self.map_query is not self.map_key or not is_short(qkv):
@@ -115,25 +115,20 @@ class LinearAttention(AttentionKind):
         return short_attention(*mapped(qkv, self.map_key), None, key_padding_mask=key_padding_mask, eps=self.eps)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if self.map_query is self.map_key:
-            return causal_linear_attention(
-                q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=self.map_key
-            )
-        q, k = self.map_query(q), self.map_key(k)
-        return causal_linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps)
+        q, k, feature_map = self._mapped(q, k)
+        return causal_linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=feature_map)
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: LinearState | None
     ) -> tuple[Tensor, LinearState]:
-        q, k = self.map_query(q), self.map_key(k)
+        q, k, feature_map = self._mapped(q, k)
+        options = {"eps": self.eps, "feature_map": feature_map}
         if key_padding_mask is None and q.shape[2] == 1:
-            in_place = not torch.is_grad_enabled()
-            out, state = linear_attention_step(
-                q.squeeze(2), k.squeeze(2), v.squeeze(2), state, eps=self.eps, in_place=in_place
-            )
+            one, in_place = (q.squeeze(2), k.squeeze(2), v.squeeze(2)), not torch.is_grad_enabled()
+            out, state = linear_attention_step(*one, state, in_place=in_place, **options)
             return out.unsqueeze(2), state
         return causal_linear_attention(
-            q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, initial_state=state, return_state=True
+            q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True, **options
         )
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
@@ -147,6 +142,12 @@ class LinearAttention(AttentionKind):
 
     def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
         return read_values(v, pattern)
+
+    def _mapped(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, FeatureMap | None]:
+        """φ(q), φ(k) and None; or, of a φ that both have, q, k and φ: a kernel takes it on the way."""
+        if self.map_query is self.map_key:
+            return q, k, self.map_key
+        return self.map_query(q), self.map_key(k), None
 
 
 def is_short(qkv: Tensor) -> bool:
