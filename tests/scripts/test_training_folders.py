@@ -1,5 +1,8 @@
-"""What the recipes keep of a training's folder: it goes on as it began."""
+"""What the recipes keep in a training's folder: it goes on as it began, and what it was scored with, each result for itself."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from tests.lra_sets import write_set
@@ -17,3 +20,23 @@ def test_a_training_is_not_made_longer_with_other_learning_rates_than_it_began_w
     refused = run("examples/lra/run.sh", MAX_UPDATE=40, **settings)
     assert "its learning rate falls by MAX_UPDATE=20 and can't go on by MAX_UPDATE=40" in refused.stderr
     assert "is trained, nothing to do" in run("examples/lra/run.sh", MAX_UPDATE=20, **settings).stdout
+
+
+@pytest.fixture
+def python_that_counts(tmp_path: Path) -> Path:
+    """An environment whose python writes the file that evaluate.py is told to, and a line in `calls`."""
+    program = tmp_path / "env" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\necho "$4" >>"{tmp_path}/calls"\nmkdir -p "$(dirname "$4")"\ntouch "$4"\n')
+    program.chmod(0o755)
+    return program.parent.parent
+
+
+def test_results_of_one_name_in_two_folders_stand_each_by_its_own_settings(tmp_path, python_that_counts):
+    (tmp_path / "checkpoint_best.pt").touch()
+    row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "STAGES": "evaluate", "MOMENTUM_ENV": python_that_counts}
+    results = [tmp_path / folder / "linear-seed1.json" for folder in ("scores", "speeds")]
+    for dtypes in (("float32", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16")):
+        for result, dtype in zip(results, dtypes, strict=True):
+            assert run("scripts/run_row.sh", RESULT=result, DTYPE=dtype, **row).returncode == 0
+    assert (tmp_path / "calls").read_text().split() == [str(results[i]) for i in (0, 1, 1)]
