@@ -68,6 +68,18 @@ def test_a_row_goes_from_idx_files_to_json_and_pictures_and_a_second_call_does_n
     assert other.returncode == 1 and "copy.pt" in other.stderr and not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.slow
+def test_a_training_stops_after_its_minutes_and_the_same_command_goes_on(tmp_path):
+    places = {"DATA": write_mnist(tmp_path / "mnist"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "STAGES": "train"}
+    last = tmp_path / "runs" / "mnist-tiny" / "adaptive-seed1" / "checkpoint_last.pt"
+    updates = []
+    for limit in ({"MAX_MINUTES": 0.001}, {}):
+        trained = recipe("--skip-checksums", "--valid-images", 7, **limit, **places)
+        assert trained.returncode == 0, trained.stdout + trained.stderr
+        updates.append(torch.load(last, weights_only=True)["optimizer_history"][-1]["num_updates"])
+    assert updates == [1, 20]
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"nothing")
     broken = run("scripts/generate_images.py", tmp_path / "x.pt", "--out", tmp_path / "x.png", "--cpu")
@@ -133,6 +145,7 @@ def test_wrong_settings_are_named(tmp_path):
         ("SIZE", "huge", "SIZE=huge: must be paper, small or tiny"),
         ("DATA", tmp_path / "none", "must name the folder of the mnist images"),
         ("MAX_UPDATE", "0", "MAX_UPDATE=0: must be a whole number, at least 1"),
+        ("MAX_MINUTES", "long", "MAX_MINUTES=long: must be a number"),
         ("DEVICE", "tpu", "DEVICE=tpu: must be cpu, cuda or auto"),
     ):
         found = recipe(**{"DATA": tmp_path, name: value})
