@@ -41,8 +41,8 @@ before_deadline() {
     timeout --kill-after=5 "$((seconds > 0 ? seconds : 1))" "$@"  # 0 would be no limit
 }
 
-# minutes_to_train: MAX_MINUTES, or as many as leave two for a last validation and for scores.
-minutes_to_train() { printf '%s\n' "${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 120) / 60 }")}"; }
+# minutes_to_train: MAX_MINUTES, or as many as leave three for what a training does before it counts, a last validation and scores.
+minutes_to_train() { printf '%s\n' "${MAX_MINUTES:-$(awk "BEGIN { print ($(seconds_left) - 180) / 60 }")}"; }
 
 # run_stages STAGE…: those of them that STAGES names, in its order, each in a shell of its own: one that fails ends there, and the
 # others are run all the same.

@@ -10,7 +10,7 @@
 # RUNS         folder for checkpoints and JSON (runs/images in the repository)
 # SIZE         paper; tiny, to try things out (paper)
 # MAX_UPDATE   updates of each row, all alike (3000 paper, 20 tiny); the paper trained far longer. MAX_MINUTES a call for them (until
-#              two minutes before its end); what they have reached by then is scored
+#              three minutes before its end); what they have reached by then is scored
 # VALIDATE_EVERY, SCORED_IMAGES   see run.sh (250 and 250; tiny: its own)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
@@ -71,7 +71,7 @@ of_trained() {
     side_by_side "$1" "$2" 60 "${list[@]}"
 }
 
-train() { side_by_side "$results/logs/train" train_row 150 "${trainings[@]}"; }
+train() { side_by_side "$results/logs/train" train_row 210 "${trainings[@]}"; }
 score() { of_trained "$results/logs/score" score_row; }
 draw() { of_trained "$results/logs/draw" draw_row; }
 

@@ -8,7 +8,7 @@
 # SEEDS        trainings of each row ("1 2 3")
 # STAGES       what to do, in this order ("teachers rows scores speeds table")
 # RUNS         folder for data, checkpoints and JSON (runs in the repository)
-# MAX_UPDATE   updates of each row (8000); MAX_MINUTES a call for them (until two minutes before its end)
+# MAX_UPDATE   updates of each row (8000); MAX_MINUTES a call for them (until three minutes before its end)
 # LR, WARMUP, VALIDATE_EVERY, TEACHER_MAX_UPDATE, TEACHER_WARMUP, WORKERS, DECODE_TOKENS   (5e-4, 500, 1000, 4000, 500, 4, 16384)
 # SIZE, PRESET, PRECISION, MAX_TOKENS, TOTAL_TOKENS, TEACHER_…   see run.sh
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE                             see scripts/gpu_session.sh
@@ -82,7 +82,7 @@ ready() {
 
 rows() {
     mapfile -t list < <(ready)
-    side_by_side "$results/logs/rows" train_row 150 "${list[@]}"
+    side_by_side "$results/logs/rows" train_row 210 "${list[@]}"
 }
 
 scores() {

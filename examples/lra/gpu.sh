@@ -14,7 +14,7 @@
 # STAGES       what to do, in this order ("data train score table")
 # RUNS         folder for sets, checkpoints and JSON (runs/lra in the repository)
 # SIZE         paper; tiny, to try things out (paper)
-# MAX_UPDATE, BATCH, PRECISION   see run.sh; MAX_MINUTES a call for the trainings (until two minutes before its end)
+# MAX_UPDATE, BATCH, PRECISION   see run.sh; MAX_MINUTES a call for the trainings (until three minutes before its end)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"
@@ -75,7 +75,7 @@ score_one() {
 train() {
     local list
     mapfile -t list < <(ready)
-    side_by_side "$results/logs/train" train_one 150 "${list[@]}"
+    side_by_side "$results/logs/train" train_one 210 "${list[@]}"
 }
 
 # Those of finished trainings alone: the test set is scored once.

@@ -8,7 +8,7 @@
 # RUNS         folder for data, checkpoints and JSON (runs/multi30k in the repository); its bpe3000 must stand, carried from
 #              elsewhere, where there is no network: run.sh makes it
 # SIZE         paper; tiny, to try things out (paper)
-# MAX_UPDATE   see run.sh; MAX_MINUTES a call for the trainings (until two minutes before its end)
+# MAX_UPDATE   see run.sh; MAX_MINUTES a call for the trainings (until three minutes before its end)
 # WHEELS, CALL_MINUTES, SIDE_BY_SIDE   see scripts/gpu_session.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"
@@ -58,7 +58,7 @@ score_row() {
     ROW=$1 SEED=$2 RESULTS=$results/rows STAGES=evaluate SPEED_RUNS=0 OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
-train() { side_by_side "$results/logs/train" train_row 150 "${trainings[@]}"; }
+train() { side_by_side "$results/logs/train" train_row 210 "${trainings[@]}"; }
 
 scores() {
     local job words list=()
