@@ -52,11 +52,13 @@ def git_revision() -> str:
 
 
 def training_record(checkpoint: Path) -> dict[str, Any]:
-    """Updates of a checkpoint and those its training was to have, and the revisions that trained it where they were noted."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    noted = checkpoint.parent / "revision.txt"
+    """Updates of a checkpoint, those its training has had and was to have, and where noted the revisions that trained it."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    last, noted = (checkpoint.parent / name for name in ("checkpoint_last.pt", "revision.txt"))
+    newest = torch.load(last, map_location="cpu", weights_only=True, mmap=True) if last.is_file() else state
     return {
         "updates": state["optimizer_history"][-1]["num_updates"],
+        "last_update": newest["optimizer_history"][-1]["num_updates"],
         "max_update": state["cfg"]["optimization"]["max_update"],
         "training_revisions": noted.read_text(encoding="utf-8").split() if noted.is_file() else [],
     }

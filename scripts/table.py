@@ -151,8 +151,9 @@ def conditions(rows: list[Row], baseline: Row | None) -> str:
 
 def condition(result: Result) -> str:
     updates = f"{result['updates']} updates"
-    if result.content.get("max_update", result["updates"]) != result["updates"]:
-        updates = f"best of {result['max_update']} updates at {result['updates']}"
+    if (wanted := result.content.get("max_update", result["updates"])) != result["updates"]:
+        last = result.content.get("last_update", wanted)
+        updates = f"best of {wanted if last >= wanted else f'{last} of {wanted}'} updates at {result['updates']}"
     if result.content.get("training_revisions"):
         updates += f" by revision {', '.join(result['training_revisions'])}"
     return f"{result['date']}, {result['device']}, {result['threads']} threads, {updates}, revision {result['git_revision']}"

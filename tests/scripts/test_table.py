@@ -190,6 +190,11 @@ def test_the_conditions_say_what_the_figures_were_made_with(make, print_table):
     assert "BLEU nrefs:1|case:mixed" in text
 
 
+def test_a_training_that_was_stopped_early_is_not_said_to_have_had_all_its_updates(make, print_table):
+    text = print_table(make("linear", last_update=8, max_update=20), make("softmax", last_update=9, max_update=9))
+    assert "best of 8 of 20 updates at 7" in text and "best of 9 updates at 7" in text
+
+
 def test_results_of_different_test_sets_are_refused(make, print_table):
     data = json.loads(make("x").read_text())["data"]
     other = {**data, "sets": {"valid": {"name": "tst2012", "sentences": 51, "sha256": "bb"}}}

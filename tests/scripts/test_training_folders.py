@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_record import training_record
 
 from tests.lra_sets import write_set
 from tests.scripts.commands import run
@@ -20,6 +21,16 @@ def test_a_training_is_not_made_longer_with_other_learning_rates_than_it_began_w
     refused = run("examples/lra/run.sh", MAX_UPDATE=40, **settings)
     assert "its learning rate falls by MAX_UPDATE=20 and can't go on by MAX_UPDATE=40" in refused.stderr
     assert "is trained, nothing to do" in run("examples/lra/run.sh", MAX_UPDATE=20, **settings).stdout
+
+
+def test_a_result_says_how_far_its_training_had_come(tmp_path):
+    for name, updates in (("checkpoint_best.pt", 7), ("checkpoint_last.pt", 8)):
+        checkpoint = {"cfg": {"optimization": {"max_update": 20}}, "optimizer_history": [{"num_updates": updates}]}
+        torch.save(checkpoint, tmp_path / name)
+    expected = {"updates": 7, "last_update": 8, "max_update": 20, "training_revisions": []}
+    assert training_record(tmp_path / "checkpoint_best.pt") == expected
+    (tmp_path / "checkpoint_last.pt").unlink()
+    assert training_record(tmp_path / "checkpoint_best.pt")["last_update"] == 7
 
 
 @pytest.fixture
