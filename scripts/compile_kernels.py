@@ -158,6 +158,7 @@ def cases(dims: list[int], dtypes: list[str]) -> list[tuple[str, Callable[..., N
             beta = learned.clone().requires_grad_()
             found += [
                 (f"causal momentum, plain, {size}", launch_causal, (dim, dtype, 0.6, 1, True)),
+                (f"causal momentum, plain, two states, {size}", launch_causal, (dim, dtype, 0.9, 1, True)),
                 (f"causal linear, plain, {size}", launch_causal, (dim, dtype, None, 1, True)),
                 (f"causal momentum, {size}", launch_causal, (dim, dtype, beta, 1, False)),
                 (f"causal momentum, segments, {size}", launch_causal, (dim, dtype, beta, 2, False)),

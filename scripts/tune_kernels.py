@@ -1,6 +1,7 @@
 """Which tile makes the causal kernels quickest on this GPU: lines for the tables of ops/kernels/causal_setting.py.
 
   python scripts/tune_kernels.py                   # on a GPU: the shapes of benchmark_kernels.py, momentum, bfloat16
+  python scripts/tune_kernels.py --momentum 0.9    # tiles of the kernels with two states; at 0.6 one does
   python scripts/tune_kernels.py --quick           # anywhere, some seconds, to see it work
 
 Every tile of CANDIDATES beside the pinned one, and then the best one beside itself in several numbers of segments; ratios are to
@@ -57,8 +58,8 @@ def chosen(tile: Tile, segments: int | None) -> Iterator[None]:
             yield
 
 
-def call_of(shape: Shape, pass_: str, choice: Choice, device: torch.device) -> Callable[[], Any]:
-    run = make_calls({"momentum": ours("momentum", "triton", 0.6)}, shape, pass_, device, torch.bfloat16)["momentum"]
+def call_of(shape: Shape, pass_: str, choice: Choice, device: torch.device, momentum: float) -> Callable[[], Any]:
+    run = make_calls({"momentum": ours("momentum", "triton", momentum)}, shape, pass_, device, torch.bfloat16)["momentum"]
 
     def call() -> Any:
         with chosen(*choice):
@@ -67,10 +68,10 @@ def call_of(shape: Shape, pass_: str, choice: Choice, device: torch.device) -> C
     return call
 
 
-def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.device) -> str | None:
+def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.device, momentum: float) -> str | None:
     """Leaves the compiled kernels in Triton's cache; what is wrong with them, or None."""
     try:
-        call_of(shape, pass_, choice, device)()
+        call_of(shape, pass_, choice, device, momentum)()
         synchronise(device)
     except Exception as error:  # whatever the compiler says of a tile, the others are still to be timed
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -78,9 +79,9 @@ def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.devic
 
 
 def compile_all(
-    shape: Shape, pass_: str, choices: list[Choice], device: torch.device, processes: int
+    shape: Shape, pass_: str, choices: list[Choice], device: torch.device, momentum: float, processes: int
 ) -> dict[Choice, str | None]:
-    work = partial(compile_choice, shape, pass_, device=device)
+    work = partial(compile_choice, shape, pass_, device=device, momentum=momentum)
     if processes == 1:
         return {choice: work(choice) for choice in choices}
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -98,8 +99,10 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row a choice, the quickest first."""
     device, names = options.device, {show(choice): choice for choice in choices}
-    wrong = compile_all(shape, pass_, choices, device, options.processes)
-    calls = {name: call_of(shape, pass_, choice, device) for name, choice in names.items() if wrong[choice] is None}
+    wrong = compile_all(shape, pass_, choices, device, options.momentum, options.processes)
+    calls = {
+        name: call_of(shape, pass_, choice, device, options.momentum) for name, choice in names.items() if wrong[choice] is None
+    }
     expected = calls[show(choices[0])]()
     for name, choice in names.items():
         reason = wrong[choice]
@@ -118,6 +121,12 @@ def compare(
     return rows
 
 
+def pinned_tile(device: torch.device, dim: int, momentum: float) -> Tile:
+    two = causal_setting.tile_of(device, True, dim, 2)
+    steady, _ = causal_setting.one_state(momentum, torch.bfloat16, two.chunk)
+    return two if steady is None else causal_setting.tile_of(device, True, dim, 1)
+
+
 def show(choice: Choice) -> str:
     tile, segments = choice
     return line_of(tile) + ("" if segments is None else f", {segments} segments")
@@ -131,6 +140,7 @@ def line_of(tile: Tile) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help="time for all tiles of one shape and pass (2)")
+    parser.add_argument("--momentum", type=float, default=0.6, help="β (0.6)")
     parser.add_argument("--processes", type=positive, default=os.cpu_count(), help="that compile side by side (as many as CPUs)")
     parser.add_argument("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (results/scratch)")
     parser.add_argument("--quick", action="store_true", help="one short shape, two tiles: shows that it works")
@@ -148,7 +158,7 @@ def main() -> None:
     options = parse_arguments()
     rows, faults, best = [], {}, []
     for shape in options.shapes:
-        pinned = causal_setting.tile_of(options.device, True, shape.dim)
+        pinned = pinned_tile(options.device, shape.dim, options.momentum)
         for pass_ in PASSES:
             print(f"\n(B, N, H, D) = {shape.name()}, {pass_}")
             tiles = dict.fromkeys([pinned, *options.tiles])

@@ -98,7 +98,10 @@ def causal_attention(
 
     β and γ are `beta` and `gamma` `[H]` where given, else `momentum` and `step_size`.
     """
-    setting = setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, bounds, longest, eps, feature_map)
+    setting = setting_of(
+        q, k, v, (momentum, step_size), beta, gamma, linear, padding, bounds, longest, eps, feature_map,
+        states=first is not None or return_state,
+    )  # fmt: skip
     last = empty_states(q, v, bounds, linear, return_state)
     with torch.cuda.device_of(q):
         out, normaliser = launches.forward(
@@ -143,7 +146,10 @@ def causal_attention_backward(
     sums: Tensor | None, eps: float, feature_map: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients for q, k, v, β, γ, and s / γ, −m and z before the first key; empty for those not given."""
-    setting = setting_of(q, k, v, (momentum, step_size), beta, gamma, linear, padding, bounds, longest, eps, feature_map)
+    setting = setting_of(
+        q, k, v, (momentum, step_size), beta, gamma, linear, padding, bounds, longest, eps, feature_map,
+        states=first is not None or grad_first is not None,
+    )  # fmt: skip
     grad_initial = empty_states(q, v, bounds, linear, first is not None)
     with torch.cuda.device_of(q):
         dq, dk, dv, delta, slope = launches.backward(

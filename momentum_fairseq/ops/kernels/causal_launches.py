@@ -84,12 +84,12 @@ def launch_attend(
     rho, delta = (None, None) if factors is None else factors
     attend[(setting.sequences * heads * blocks * setting.segments,)](
         view(x), view(y), view(u), view(out), None if raw is None else view(raw), normaliser, rho, delta if key_last else None,
-        setting.padding, setting.bounds, setting.table, setting.gamma, entering or NO_STATES, last or NO_STATES,
+        setting.padding, setting.bounds, setting.table, setting.gamma, setting.steady, entering or NO_STATES, last or NO_STATES,
         (1, x_width) if key_last else (u_width, 1),
         heads, length, x_width, u_width, blocks, setting.segments, setting.segment_chunks, setting.eps,
         REVERSE=reverse, MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision, CHUNK=setting.tile.chunk,
-        X_BLOCK=power_of_two(x_width), U_BLOCK=columns, num_warps=setting.tile.warps, num_stages=setting.tile.stages,
-        maxnreg=setting.tile.registers,
+        X_BLOCK=power_of_two(x_width), U_BLOCK=columns, RECENT=setting.recent,
+        num_warps=setting.tile.warps, num_stages=setting.tile.stages, maxnreg=setting.tile.registers,
     )  # fmt: skip
 
 
@@ -103,14 +103,14 @@ def entering_states(y: Tensor, u: Tensor, factors: Factors | None, setting: Sett
     _, heads, length, y_width = y.shape
     rows, u_width, segments = setting.sequences * heads, u.shape[3], setting.segments
     first = y.new_empty(rows, segments, y_width, u_width, dtype=torch.float32)
-    second = None if setting.table is None else torch.empty_like(first)
+    second = None if setting.state_table is None else torch.empty_like(first)
     states = States(first, second, first.new_empty(rows, segments, y_width))
     carry = first.new_empty(rows, segments, 2)
     y_columns, u_columns = (min(64, power_of_two(x.shape[3])) for x in (y, u))
     y_blocks, u_blocks = -(-y_width // y_columns), -(-u_width // u_columns)
     reverse = factors is not None
     summarise[(rows * y_blocks * u_blocks * segments,)](
-        view(y), view(u), *(factors or (None, None)), setting.padding, setting.bounds, setting.table, states, carry,
+        view(y), view(u), *(factors or (None, None)), setting.padding, setting.bounds, setting.state_table, states, carry,
         heads, length, y_width, u_width, y_blocks, u_blocks, segments, setting.segment_chunks,
         REVERSE=reverse, MAP=setting.feature_map, OPERAND=setting.operand, PRECISION=setting.precision,
         CHUNK=setting.tile.chunk, Y_BLOCK=y_columns, U_BLOCK=u_columns, num_warps=4, num_stages=setting.tile.stages,

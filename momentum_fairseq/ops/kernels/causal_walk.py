@@ -17,12 +17,17 @@ So all four are `attend`: row x_i times the rows y_j up to it (from it on where 
 A program walks over the chunks of one segment of one head with the state of a block of u's columns in registers. Where heads are
 too few to fill the device, `causal_segments` makes the states that enter each of several segments. Sums are float32, and nothing
 is summed in an order that changes (no atomics).
+
+Where the powers of β are soon rounded away, Σ_j k_j v_jᵀ is state enough: w_n = (1 − βⁿ⁺¹) / (1 − β) is STEADY = 1 / (1 − β) for
+all keys of earlier chunks but the last few before the chunk, of which βⁿ⁺¹ is subtracted. That is βⁿ⁺¹ ≤ β² of 1, so few digits
+are lost; within a chunk the weights are w_n as they are.
 """
 
 import triton
 import triton.language as tl
 
 from momentum_fairseq.ops.kernels.causal_tiles import (
+    DECAY,
     GROWTH,
     advance,
     count_keys,
@@ -45,12 +50,14 @@ def attend(
     rho,
     delta,
     padding, bounds, table, gamma,
+    steady,  # 1 / (1 − β) where one state does; None where it takes two, and for linear attention
     entering,  # what enters each segment; none where nothing does
     leaving,  # what leaves the last one (the first where REVERSE), to be written
     state_strides,  # of x's and of u's columns in the state
     heads, length, x_width, u_width, blocks, segments, segment_chunks, eps,
     REVERSE: tl.constexpr, MAP: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
     CHUNK: tl.constexpr, X_BLOCK: tl.constexpr, U_BLOCK: tl.constexpr,
+    RECENT: tl.constexpr,  # rows next to a chunk whose weight isn't yet the steady one
 ):  # fmt: skip
     """One block of columns of out, over one segment of one head (see the top of the file)."""
     NORMALISE: tl.constexpr = normaliser is not None
@@ -72,6 +79,7 @@ def attend(
     numbers = (row * heads + head) * length + start_of_all
     if table is not None:
         table = table.first + head * table.strides[0]
+    state_table = table if steady is None else None
     x_columns, u_columns = tl.arange(0, X_BLOCK), block * U_BLOCK + tl.arange(0, U_BLOCK)
     in_x, in_u = x_columns < x_width, u_columns < u_width
     sum_columns, in_sums, sum_width = (x_columns, in_x, x_width) if NORMALISE else (u_columns, in_u, u_width)
@@ -84,7 +92,7 @@ def attend(
     if entering.first is not None:
         here = (place * segments + segment) * x_width * u_width + in_state
         first = tl.load(entering.first + here, mask=state_mask, other=0)
-        if table is not None:
+        if state_table is not None:
             second = tl.load(entering.second + here, mask=state_mask, other=0)
         if NORMALISE or delta is not None:
             sums = tl.load(entering.sums + (place * segments + segment) * sum_width + sum_columns, mask=in_sums, other=0)
@@ -95,6 +103,10 @@ def attend(
     if table is not None and padding is None:  # the same in each chunk
         steps = position[None, :] - position[:, None] if REVERSE else position[:, None] - position[None, :]
         within = look_up(table, GROWTH, tl.maximum(steps, 0), CHUNK)
+    if RECENT > 0:
+        near = CHUNK + tl.arange(0, RECENT) if REVERSE else tl.arange(0, RECENT) - RECENT
+        steps = near[None, :] - position[:, None] if REVERSE else position[:, None] - near[None, :]
+        lacking = look_up(table, DECAY, tl.minimum(steps + 1, CHUNK), CHUNK)
     for turn in tl.range(0, chunks, disable_licm=True):  # else addresses are kept that take more registers than there are
         start = (begin + (chunks - 1 - turn if REVERSE else turn)) * CHUNK
         rows = start + position
@@ -125,7 +137,18 @@ def attend(
             scores += tl.where(ordered, more[None, :] if REVERSE else more[:, None], 0)
         scores = nearest(scores, OPERAND)
 
-        result = read(x_rows, first, second, table, rank, total, REVERSE, PRECISION, CHUNK)
+        result = read(x_rows, first, second, state_table, rank, total, REVERSE, PRECISION, CHUNK)
+        if RECENT > 0:
+            near_rows = start + near
+            there = (near_rows >= 0) & (near_rows < own_length)
+            y_near = load_rows(y, near_rows, x_columns, there, x_width, MAP_XY, OPERAND)
+            u_near = load_rows(u, near_rows, u_columns, there, u_width, MAP_U, OPERAND)
+            excess = multiply(x_rows, tl.trans(y_near), PRECISION) * -lacking
+            if REVERSE:
+                excess *= tl.load(rho + numbers + near_rows, mask=there, other=0)[None, :]
+            result = multiply(nearest(excess, OPERAND), u_near, PRECISION, result)
+        if steady is not None:
+            result *= steady
         if not NORMALISE and not REVERSE:
             result *= factor[:, None]
         if delta is not None:
@@ -146,7 +169,7 @@ def attend(
             sums += tl.sum(more[:, None] * u_rows, 0) if REVERSE else tl.sum(u_rows, 0)
         if REVERSE:
             u_rows *= factor[:, None]
-        first, second = advance(first, second, y_rows, u_rows, table, rank, total, REVERSE, PRECISION, CHUNK)
+        first, second = advance(first, second, y_rows, u_rows, state_table, rank, total, REVERSE, PRECISION, CHUNK)
 
     if segment == (0 if REVERSE else segments - 1):
         here = place * x_width * u_width + in_state
