@@ -83,6 +83,7 @@ class NatRefinementLoss(FairseqCriterion):
             "length_loss": length_loss.detach(),
             "length_correct": (length_logits.argmax(-1) == length_targets).sum(),
             "ntokens": tokens,
+            "source_tokens": sample["net_input"]["src_lengths"].sum(),
             "nsentences": sentences,
             "sample_size": tokens,
         }
@@ -90,7 +91,7 @@ class NatRefinementLoss(FairseqCriterion):
             logging_output[f"step{i}_loss"] = step_loss.detach()
             logging_output[f"step{i}_correct"] = (words == targets).sum()
         for name, momentum in output["momentum"].items():
-            logging_output[f"momentum_{name}"] = momentum * tokens
+            logging_output[f"momentum_{name}"] = momentum * logging_output[tokens_of(name)]
         return loss, tokens, logging_output
 
     @classmethod
@@ -115,9 +116,15 @@ class NatRefinementLoss(FairseqCriterion):
             elif key.startswith("step") and key.endswith("_correct"):
                 metrics.log_scalar(key.replace("correct", "accuracy"), 100 * total / tokens, tokens, round=1)
             elif key.startswith("momentum_"):
-                metrics.log_scalar(key, total / tokens, tokens, round=4)
+                averaged = totals[tokens_of(key.removeprefix("momentum_"))]
+                metrics.log_scalar(key, total / averaged, averaged, round=4)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         """All that is logged is a sum."""
         return True
+
+
+def tokens_of(momentum: str) -> str:
+    """What counts the tokens that a mean β̃ is over: the encoder's are the source's."""
+    return "source_tokens" if momentum.startswith("encoder") else "ntokens"

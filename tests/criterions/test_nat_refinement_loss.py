@@ -143,8 +143,10 @@ def test_step_losses_accuracies_length_and_momentum_are_logged_over_all_batches(
     expected["length_loss"] = F.cross_entropy(logits, classes).item()
     expected["length_accuracy"] = 100 * (logits.argmax(-1) == classes).float().mean().item()
     for name in outputs[0]["momentum"]:
-        weighted = sum(len(output["targets"]) * output["momentum"][name].item() for output in outputs)
-        expected[f"momentum_{name}"] = weighted / len(targets)
+        encoder = name.startswith("encoder")
+        tokens = [int(s["net_input"]["src_lengths"].sum()) if encoder else s["ntokens"] for s in samples]
+        means = [output["momentum"][name].item() for output in outputs]
+        expected[f"momentum_{name}"] = sum(n * mean for n, mean in zip(tokens, means, strict=True)) / sum(tokens)
     assert {name for name in expected if name.startswith("momentum")} == {
         "momentum_encoder_layer1",
         *(f"momentum_decoder{d}_layer{i}" for d in (1, 2) for i in (0, 1)),
