@@ -72,7 +72,7 @@ prepare() {
 }
 [[ -d $prepared/data-bin && -z $DATA ]] || prepare
 data=$prepared
-if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) || ($RESCORE == 1 && ! -d $distilled/teacher) ]]; then
+if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) || ($RESCORE == 1 && ! -f $distilled/teacher/trained) ]]; then
     # The teacher is the same for all seeds.
     DATA=$prepared OUT=$distilled STUDENT=0 bash "$ROOT/scripts/distill.sh"
 fi

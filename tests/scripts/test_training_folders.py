@@ -51,3 +51,16 @@ def test_results_of_one_name_in_two_folders_stand_each_by_its_own_settings(tmp_p
         for result, dtype in zip(results, dtypes, strict=True):
             assert run("scripts/run_row.sh", RESULT=result, DTYPE=dtype, **row).returncode == 0
     assert (tmp_path / "calls").read_text().split() == [str(results[i]) for i in (0, 1, 1)]
+
+
+def test_a_teacher_whose_training_was_interrupted_is_trained_to_its_end_before_it_ranks(tmp_path, python_that_counts):
+    for folder in ("prepared/data-bin", "distilled-tiny/teacher", "tiny-raw-linear-seed1"):
+        (tmp_path / "multi30k" / folder).mkdir(parents=True)
+        (tmp_path / "multi30k" / folder / "checkpoint_best.pt").touch()
+    row = {"CORPUS": "multi30k", "ROW": "linear", "SIZE": "tiny", "DISTILLED": 0, "RESCORE": 1, "LENGTH_BEAM": 2}
+    places = {"RUNS": tmp_path, "RESULTS": tmp_path / "results", "MOMENTUM_ENV": python_that_counts, "STAGES": "evaluate"}
+    halfway = run("examples/iwslt16_en_de/run.sh", **row, **places)
+    assert "distill.sh: error:" in halfway.stderr and not (tmp_path / "calls").exists()
+    (tmp_path / "multi30k" / "distilled-tiny" / "teacher" / "trained").touch()
+    assert run("examples/iwslt16_en_de/run.sh", **row, **places).returncode == 0
+    assert (tmp_path / "calls").read_text().endswith("raw-linear-seed1-beam2-rescored.json\n")
