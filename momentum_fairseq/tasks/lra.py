@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fairseq.data import FairseqDataset
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, read_meta
@@ -34,6 +36,16 @@ LRA_TASKS = {
     "image": LraSet(1024),
     "pathfinder": LraSet(1024),
 }
+
+
+def even_length(length: int, longest: int) -> int:
+    """`length` rounded up to one of 16 between two powers of two, by a sixteenth at most, and not beyond `longest`.
+
+    Where every batch has a length of its own, tensors seldom fit into the memory that others have left, and more of it is taken
+    as long as the training goes on.
+    """
+    step = 1 << max((length - 1).bit_length() - 5, 0)
+    return min(-(-length // step) * step, max(length, longest))
 
 
 class LraDataset(FairseqDataset):
@@ -62,29 +74,37 @@ class LraDataset(FairseqDataset):
         return {"id": int(index), "sequences": [tokens[: self.max_positions] + 1 for tokens in sequences], "label": label}
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch, padded on the right; `ntokens` are real ones. None for no samples: fairseq evens workers out with those."""
+        """A batch, padded on the right to a length of `even_length`; `ntokens` are real ones.
+
+        None for no samples: fairseq evens workers out with those.
+        """
         if not samples:
             return {}
         towers = zip(*(sample["sequences"] for sample in samples), strict=True)
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),
-            "net_input": {"sequences": [pad_sequence(tower, batch_first=True, padding_value=PAD) for tower in towers]},
+            "net_input": {"sequences": [self._pad(tower) for tower in towers]},
             "target": torch.tensor([sample["label"] for sample in samples]),
             "nsentences": len(samples),
             "ntokens": sum(len(tokens) for sample in samples for tokens in sample["sequences"]),
         }
 
     def num_tokens(self, index: int) -> int:
-        """What an example counts towards --max-tokens: its longest sequence."""
-        return int(self.sizes[index])
+        """What an example counts towards --max-tokens: the length that its longest sequence is padded to."""
+        return even_length(int(self.sizes[index]), self.max_positions)
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """As `num_tokens`, int64 `[n]` for `[n]`."""
-        return self.sizes[indices]
+        return np.array([self.num_tokens(index) for index in indices], dtype=np.int64)
 
     def size(self, index: int) -> int:
-        """As `num_tokens`."""
+        """Tokens of its longest sequence."""
         return int(self.sizes[index])
+
+    def _pad(self, sequences: tuple[Tensor, ...]) -> Tensor:
+        padded = pad_sequence(sequences, batch_first=True, padding_value=PAD)
+        more = even_length(padded.shape[1], self.max_positions) - padded.shape[1]
+        return F.pad(padded, (0, more), value=PAD)
 
     def ordered_indices(self) -> np.ndarray:
         """By length, equal ones in an order drawn by numpy, which fairseq seeds with seed and epoch: int64 `[n]`."""

@@ -10,7 +10,7 @@ import torch
 from fairseq import options
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
-from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask
+from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask, even_length
 from tests import data_workers
 from tests.lra_sets import COUNTS, write_set
 
@@ -84,6 +84,21 @@ def test_processes_that_load_data_end_with_their_epoch(folder):
 def test_workers_share_the_examples(folder):
     shards = [[batch["id"].tolist() for batch in batches(build(folder), "test", num_shards=2, shard_id=i)] for i in (0, 1)]
     assert sorted(number for shard in shards for batch in shard for number in batch) == list(range(COUNTS["test"]))
+
+
+@pytest.mark.parametrize("longest", [61, 2000])
+def test_batches_have_few_lengths_a_sixteenth_above_their_own_at_most(tmp_path, longest):
+    task = build(write_set(tmp_path, lengths=(33, 90)), max_positions=longest, truncate=True)
+    for batch in batches(task, "test", max_sentences=1):
+        (tokens,) = batch["net_input"]["sequences"]
+        assert tokens.ne(PAD).sum() == batch["ntokens"] and tokens.shape[1] == even_length(batch["ntokens"], longest)
+    packed = batches(task, "test", max_sentences=None, max_tokens=200)
+    assert all(batch["net_input"]["sequences"][0].numel() <= 200 for batch in packed)
+    lengths = range(1, 4001)
+    even = [even_length(length, 4000) for length in lengths]
+    assert all(length <= width <= length * 17 / 16 for length, width in zip(lengths, even, strict=True))
+    assert len({width for width in even if 1024 < width <= 2048}) == 16
+    assert even_length(1990, 2000) == even_length(2000, 2000) == 2000
 
 
 def test_a_batch_holds_at_most_max_tokens(folder):
