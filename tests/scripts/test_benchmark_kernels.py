@@ -3,6 +3,7 @@
 import json
 
 import benchmark_kernels
+import kernel_errors
 import pytest
 from benchmark_tables import describe
 
@@ -72,7 +73,24 @@ def test_the_error_table_has_every_momentum_and_dtype_and_all_are_within_their_l
     assert all(0 < row["relative_rms"] <= record["limits"][row["dtype"]] for row in record["errors"])
     assert record["float16_finite"]
     assert "0 of 42 errors are over their limit" in result.stdout
-    assert (tmp_path / "kernel_errors.md").read_text(encoding="utf-8").count("\n| ") == 7
+    assert (tmp_path / "kernel_errors.md").read_text(encoding="utf-8").count("\n| ") == 2 + 3 * 2  # heading, rule, lines
+
+
+def test_the_error_table_has_a_line_for_each_dtype_and_length_with_its_limit():
+    place = {"dtype": "bfloat16", "kernel": "triton"}
+    errors = [
+        {**place, "length": length, "momentum": momentum, "relative_rms": length * (1 + momentum) / 1e6}
+        for length in (64, 1024)
+        for momentum in kernel_errors.MOMENTA
+    ]
+    record = {"command": "python scripts/kernel_errors.py", "date": "2026-11-22", "git_revision": "0123456789ab"}
+    record |= {"hardware": {"device": "A GPU"}, "errors": errors, "float16_finite": False, "float16_tokens": 1000}
+    lines = kernel_errors.describe(record).splitlines()
+    assert lines[0].startswith("Relative RMS error against float64, A GPU, 2026-11-22, revision 0123456789ab (`python ")
+    assert lines[2].startswith("| dtype | kernel | N | β = 0 | β = 0.1 |") and lines[2].endswith("| β = 0.999 | limit |")
+    assert lines[4].startswith("| bfloat16 | triton | 64 | 6.4e-05 | 7.0e-05 |") and lines[4].endswith("| 1.3e-04 | 4e-03 |")
+    assert lines[5].startswith("| bfloat16 | triton | 1024 | 1.0e-03 |") and len(lines) == 8
+    assert lines[7] == "float16, 1,000 tokens, β = 0.999: NOT every output is finite."
 
 
 @pytest.mark.parametrize(
