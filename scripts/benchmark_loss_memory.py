@@ -32,7 +32,7 @@ def make_update(options: argparse.Namespace, device: torch.device, most_logits: 
     source = data_utils.collate_tokens(sources, dictionary.pad(), left_pad=True).to(device)
     target = data_utils.collate_tokens(targets, dictionary.pad()).to(device)
     tokens = sum(map(len, targets))
-    net_input = {"src_tokens": source, "src_lengths": None}
+    net_input = {"src_tokens": source, "src_lengths": source.ne(dictionary.pad()).sum(1)}
     sample = {"net_input": net_input, "target": target, "step_inputs": [None] * (options.steps - 1), "ntokens": tokens}
     model = make_model(options, dictionary, ROWS["momentum"]).to(device).eval()
     criterion = NatRefinementLoss(None, 1.0, most_logits)

@@ -74,7 +74,7 @@ def our_loss(
 ) -> Callable[[], Tensor]:
     """Our loss a target token, as a call; half of the refinement steps denoise, as with p_dae = 0.5, drawn anew each time."""
     criterion, tokens = NatRefinementLoss(None, 1.0), sum(map(len, targets))
-    net_input = {"src_tokens": source.to(device), "src_lengths": None}
+    net_input = {"src_tokens": source.to(device), "src_lengths": source.ne(dictionary.pad()).sum(1).to(device)}
     target = data_utils.collate_tokens(targets, dictionary.pad()).to(device)
     special, ordinary = (dictionary.bos(), dictionary.pad(), dictionary.eos()), (dictionary.nspecial, len(dictionary))
 
