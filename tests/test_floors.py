@@ -14,7 +14,7 @@ ALLOWED = {
     "data": {"torch", "numpy", "PIL"},
     "ops": {"torch", "triton"},
     "modules": {"torch", "momentum_fairseq.ops"},
-    "models": {"torch", "fairseq", "omegaconf", "momentum_fairseq.ops", "momentum_fairseq.modules"},
+    "models": {"torch", "fairseq", "hydra", "omegaconf", "momentum_fairseq.ops", "momentum_fairseq.modules"},
     "criterions": {"torch", "fairseq", "momentum_fairseq.ops"},
     "tasks": {
         *("torch", "numpy", "fairseq", "momentum_fairseq.data", "momentum_fairseq.ops"),
