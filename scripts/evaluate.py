@@ -23,6 +23,7 @@ from translating import Decoder, batches, decoders, speed
 from whole_file import write_json, write_text
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
+from momentum_fairseq.tasks.translation_nat import TranslationNatTask
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_RUNS = 3
@@ -86,6 +87,16 @@ def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, F
     return model, cfg, task
 
 
+def refuse_ignored(task: FairseqTask, options: argparse.Namespace) -> None:
+    """End with a message where an autoregressive model is to be scored with what only a refinement model has."""
+    given = {"--length-beam": options.length_beam > 1, "--collapse-repeats": options.collapse_repeats}
+    flags = [flag for flag, holds in given.items() if holds]
+    if flags and not isinstance(task, TranslationNatTask):
+        raise SystemExit(
+            f"error: {options.checkpoint} translates by beam search (--beam); {', '.join(flags)}: of refinement models only"
+        )
+
+
 def measure_scores(
     ways: Iterable[Decoder], task: FairseqTask, scorer: Scorer, device: torch.device, options: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -143,6 +154,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
     model, cfg, task = load(options, device)
+    refuse_ignored(task, options)
     scorer = Scorer(options.data, task.target_dictionary)
     ways = decoders(task, model, options)
     scores, kept = measure_scores(ways, task, scorer, device, options)

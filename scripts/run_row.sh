@@ -74,6 +74,7 @@ case $PRESET in
         ;;
     *) die "PRESET=$PRESET: must be paper or published-code" ;;
 esac
+[[ $ROW != teacher ]] || scoring=()  # its beam search is the same in both
 
 # What the training depends on beside its flags, one a line.
 describe_training() {

@@ -153,6 +153,12 @@ def test_an_autoregressive_model_is_scored_with_a_beam(checkpoint, run, tmp_path
     assert text.count("\n") == 30
 
 
+@pytest.mark.parametrize("flag", ["--collapse-repeats", "--length-beam=2"])
+def test_an_autoregressive_model_is_not_scored_with_what_it_would_ignore(checkpoint, run, flag):
+    with pytest.raises(SystemExit, match=f"translates by beam search .*{flag.split('=')[0]}: of refinement models only"):
+        run(checkpoint(AUTOREGRESSIVE), "--splits", "test", flag, "--speed-runs=0")
+
+
 def test_a_beams_words_and_eos_are_its_steps():
     class Beam:
         def generate(self, models, sample):
