@@ -112,6 +112,9 @@ keep_settings() {
     [[ -z $difference ]] || die "$folder was trained with other settings (< then, > now); remove it or name another folder"$'\n'"$difference"
 }
 
+# settings_file FOLDER RESULT: where the folder of a training notes what a result was scored with, each result for itself.
+settings_file() { printf '%s/%s.%s.settings' "$1" "$(basename "$2")" "$(realpath -m "$2" | cksum | cut -d ' ' -f 1)"; }
+
 # download URL: what lies there, to standard output; gives up soon where there is no network.
 download() {
     if command -v curl >/dev/null; then

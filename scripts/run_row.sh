@@ -126,7 +126,7 @@ evaluate() {
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
     local settings file
     settings="DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
-    file=$MODEL/$(basename "$RESULT").$(realpath -m "$RESULT" | cksum | cut -d ' ' -f 1).settings
+    file=$(settings_file "$MODEL" "$RESULT")
     if [[ $RESULT -nt $checkpoint && (! -f $file || $(<"$file") == "$settings") ]]; then
         say "evaluate: $RESULT stands, nothing to do"
         return

@@ -97,12 +97,15 @@ train() {
 
 score() {
     [[ -f $best ]] || die "no $best; train first"
-    if [[ $result -nt $best ]]; then
+    local file settings="TEST_IMAGES=$TEST_IMAGES"
+    file=$(settings_file "$model" "$result")
+    if [[ $result -nt $best && (! -f $file || $(<"$file") == "$settings") ]]; then
         say "images: $result stands, nothing to do"
         return
     fi
     PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" --images "$TEST_IMAGES" --name "$ROW" \
         --out "$result" "${here[@]}"
+    printf '%s\n' "$settings" >"$file"
 }
 
 draw() {

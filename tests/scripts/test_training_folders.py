@@ -35,10 +35,11 @@ def test_a_result_says_how_far_its_training_had_come(tmp_path):
 
 @pytest.fixture
 def python_that_counts(tmp_path: Path) -> Path:
-    """An environment whose python writes the file that evaluate.py is told to, and a line in `calls`."""
+    """An environment whose python writes the JSON file that it is told to, and a line in `calls`."""
     program = tmp_path / "env" / "bin" / "python"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\necho "$4" >>"{tmp_path}/calls"\nmkdir -p "$(dirname "$4")"\ntouch "$4"\n')
+    write = f'echo "$word" >>"{tmp_path}/calls"; mkdir -p "$(dirname "$word")"; touch "$word"'
+    program.write_text(f"#!/bin/sh\nfor word; do case $word in *.json) {write} ;; esac; done\n")
     program.chmod(0o755)
     return program.parent.parent
 
@@ -64,3 +65,15 @@ def test_a_teacher_whose_training_was_interrupted_is_trained_to_its_end_before_i
     (tmp_path / "multi30k" / "distilled-tiny" / "teacher" / "trained").touch()
     assert run("examples/iwslt16_en_de/run.sh", **row, **places).returncode == 0
     assert (tmp_path / "calls").read_text().endswith("raw-linear-seed1-beam2-rescored.json\n")
+
+
+def test_images_are_scored_anew_where_another_number_is_wanted(tmp_path, python_that_counts):
+    model = tmp_path / "mnist-tiny" / "linear-seed1"
+    model.mkdir(parents=True)
+    (model / "checkpoint_best.pt").touch()
+    row = {"ROW": "linear", "SIZE": "tiny", "STAGES": "score", "DEVICE": "cpu", "MOMENTUM_ENV": python_that_counts}
+    places = {"DATA": tmp_path, "RUNS": tmp_path, "RESULTS": tmp_path / "results"}
+    for images in (4, 4, 0, 0):
+        made = run("examples/image_generation/run.sh", TEST_IMAGES=images, **row, **places)
+        assert made.returncode == 0, made.stderr
+    assert len((tmp_path / "calls").read_text().split()) == 2
