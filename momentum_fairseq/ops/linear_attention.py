@@ -21,6 +21,7 @@ from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, 
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, takes_passes_by_hand, without
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
+from momentum_fairseq.ops.sum_of_products import sum_of_products
 
 
 def linear_attention(
@@ -116,7 +117,7 @@ def linear_order(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, paddin
     """q (kᵀ v), recorded: memory grows with N + S only."""
     if padding is not None:
         k, v = without(padding, k), without(padding, v)
-    state = (v if weights is None else v * weights.unsqueeze(-1)).transpose(-1, -2) @ k  # [B,H,M,D]
+    state = sum_of_products(v if weights is None else v * weights.unsqueeze(-1), k)  # [B,H,M,D]
     normaliser = (k.sum(-2, keepdim=True) @ q.transpose(-1, -2)).transpose(-1, -2) + eps  # [B,H,N,1]
     return q @ state.transpose(-1, -2) / normaliser
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import no_autocast
 from momentum_fairseq.ops.recorded_gradients import recorded_gradients
+from momentum_fairseq.ops.sum_of_products import sum_of_products
 
 Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -138,9 +139,9 @@ def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: f
     """Output, normaliser `[G,N,1]`, state Σ_j w_j v_j k_jᵀ `[G,M,D]` and key sum `[G,1,D]`."""
     scale, first, rest = weights
     last = v[:, first:] if rest is None else v[:, first:] * rest.unsqueeze(2)
-    state = torch.bmm(last.transpose(1, 2), k[:, first:])
+    state = sum_of_products(last, k[:, first:])
     if first:
-        state.baddbmm_(v[:, :first].transpose(1, 2), k[:, :first])
+        state.add_(sum_of_products(v[:, :first], k[:, :first]))
     if scale != 1:
         state.mul_(scale)
     sums = k.sum(1, keepdim=True)
@@ -165,6 +166,6 @@ def differentiate_by_state(
     of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
     direction = direction / normaliser
     of_q = torch.bmm(direction, state).baddbmm_(of_normaliser, sums)
-    of_state = torch.bmm(direction.transpose(1, 2), q).mul_(weights.scale)
+    of_state = sum_of_products(direction, q).mul_(weights.scale)
     of_k = weights.weigh_rows_(torch.bmm(v, of_state)).add_(torch.bmm(of_normaliser.transpose(1, 2), q))
     return of_q, of_k, weights.weigh_rows_(torch.bmm(k, of_state.transpose(1, 2)))

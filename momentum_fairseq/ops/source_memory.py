@@ -11,6 +11,7 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
 from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
+from momentum_fairseq.ops.sum_of_products import sum_of_products
 
 
 class KeysAndValues(NamedTuple):
@@ -74,7 +75,7 @@ def weighted_source(k: Tensor, v: Tensor, weights: Tensor | None, key_padding_ma
             v = v * weights.to(v.dtype).unsqueeze(-1)
         if quadratic_order_is_cheaper(k.shape[2], k.shape[2], k.shape[3], v.shape[3]):
             return WeightedSource(k, v, None)
-        return WeightedSource(None, k.transpose(-1, -2) @ v, k.sum(-2))
+        return WeightedSource(None, sum_of_products(k, v), k.sum(-2))
 
 
 def project_source(source: WeightedSource, weight: Tensor) -> WeightedSource | ProjectedSource:

@@ -1,10 +1,12 @@
 """Half precision: the op's own rounding stays within that of its output's type."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from momentum_fairseq.ops import FEATURE_MAPS, linear_attention, momentum_attention, recurrent_momentum_attention
-from tests.ops.cases import inputs, padding_mask
+from tests.ops.cases import inputs, padding_mask, value_and_gradients
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -32,6 +34,19 @@ def test_float32_keeps_its_digits_for_every_momentum(momentum):
     numbers = dict(momentum=momentum, step_size=1.0, key_padding_mask=padding_mask(3, 300, "left"))
     exact = recurrent_momentum_attention(q.double(), k.double(), v.double(), causal=False, **numbers)
     assert relative_error(momentum_attention(q, k, v, **numbers), exact) < 1e-6
+
+
+@pytest.mark.parametrize(("dim", "value_dim"), [(4, 3), (8, 32), (2, 64)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_float32_keeps_its_digits_over_thousands_of_narrow_keys(dim, value_dim, masked):
+    length = 10_001
+    mask = padding_mask(2, length, "left") if masked else None
+    leaves = inputs(length, length, batch=2, heads=1, dtype=torch.float32, dim=dim, value_dim=value_dim)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    attention = partial(momentum_attention, momentum=0.9, step_size=1.0, key_padding_mask=mask)
+    ours, theirs = (value_and_gradients(lambda x=x: attention(*x), *x) for x in (leaves, exact))
+    for output_or_gradient_of_v in (0, 3):
+        assert relative_error(ours[output_or_gradient_of_v], theirs[output_or_gradient_of_v]) <= 5e-7
 
 
 @pytest.mark.parametrize("queries", [1, 64])
