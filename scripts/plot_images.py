@@ -55,6 +55,13 @@ def describe_images(result: dict[str, Any]) -> str:
     return f"{result['images']} {score['split']}, {score['images']} images{lossy}"
 
 
+def describe_updates(result: dict[str, Any]) -> str:
+    """After how many updates a checkpoint was the best, and where its training was stopped."""
+    wanted = result["max_update"]
+    last = result.get("last_update", wanted)
+    return str(result["updates"]) + (f" (stopped after {last} of {wanted})" if last < wanted else "")
+
+
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     """A row of each, in Markdown."""
     title = describe_images(next(iter(rows.values()))[0])
@@ -63,7 +70,7 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
         bits, error = (mean(r["scores"][0][key] for r in results) for key in ("bits_per_dim", "standard_error"))
         seconds = [r["seconds_per_update"] for r in results if r["seconds_per_update"]]
         speed = f"{mean(seconds):.3f}" if seconds else ""
-        updates = ", ".join(dict.fromkeys(str(result["updates"]) for result in results))
+        updates = ", ".join(dict.fromkeys(map(describe_updates, results)))
         lines.append([row, str(len(results)), updates, f"{bits:.4f}", f"{error:.4f}", speed])
     return markdown(header, lines) + "\n"
 

@@ -133,6 +133,11 @@ def test_results_that_do_not_go_together_are_refused(tmp_path):
         plot_images.read(tmp_path)
 
 
+def test_a_training_that_was_stopped_is_called_so_in_the_table(tmp_path):
+    (tmp_path / "linear-seed1.json").write_text(json.dumps(result("linear", updates=10, last_update=12)))
+    assert "| linear | 1 | 10 (stopped after 12 of 20) |" in plot_images.table(plot_images.read(tmp_path))
+
+
 def test_a_lossy_set_is_called_so_in_the_table(tmp_path):
     (tmp_path / "linear-seed1.json").write_text(json.dumps(result("linear", lossy=True)))
     assert "lossy: not comparable with published results" in plot_images.table(plot_images.read(tmp_path))
