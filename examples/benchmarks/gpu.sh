@@ -48,10 +48,11 @@ tests() {
     fi
     grep :: "$logs/collected" >"$logs/names"
     split --number="r/$shares" --additional-suffix=.share "$logs/names" "$logs/"
+    # In the foreground, that is in the group of before_deadline's timeout, so that it ends them, too.
     # shellcheck disable=SC2016  # the inner shell expands them
     find "$logs" -name "*.share" -size +0 -print0 | before_deadline xargs -0 -P "$shares" -I {} bash -c '
         mapfile -t names <"$1"
-        timeout "$2" python -m pytest -v --tb=short --noconftest -p no:cacheprovider "${names[@]}" >"$1.txt" 2>&1
+        timeout --foreground "$2" python -m pytest -v --tb=short --noconftest -p no:cacheprovider "${names[@]}" >"$1.txt" 2>&1
     ' share {} "$TEST_SECONDS" || true  # what failed is counted below
     local passed failed total
     total=$(wc -l <"$logs/names")
