@@ -26,7 +26,7 @@ def adaptive_step(
         step_size: γ̃. delta: δ. eps: the least that a norm counts as.
 
     Returns:
-        x' and u_k `[...,C]`, and β̃ `[...,1]` in a_k's dtype. Norms are taken in float32 at least.
+        x' and u_k `[...,C]`, u_k in a_k's dtype; and β̃ `[...,1]`, as the norms in float32 at least.
     """
     tensors = x, push, last_push, velocity
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -41,8 +41,8 @@ def plain_step(
 ) -> Step:
     """`adaptive_step` by torch's operations alone."""
     root = (norm(push - last_push, eps) / norm(reference, eps)).sqrt()
-    momentum = (1 - root).square().clamp(max=1 - delta).to(push.dtype)
-    velocity = torch.addcmul(push, momentum, velocity)
+    momentum = (1 - root).square().clamp(max=1 - delta)  # not in lower precision: bfloat16 rounds 0.999 to 1
+    velocity = torch.addcmul(push, momentum, velocity).to(push.dtype)
     return torch.add(x, velocity, alpha=step_size), velocity, momentum
 
 

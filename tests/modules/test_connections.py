@@ -128,6 +128,14 @@ def test_adaptive_momentum_stays_in_its_range():
     assert (state.momentum < 0.05).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adaptive_momentum_stays_in_its_range_in_low_precision_too(dtype):
+    connection, a = build_connection(ConnectionOptions(kind="adaptive")), torch.randn(1, 3, 8).to(dtype)
+    _, state = connection(a, a, None)
+    _, state = connection(a, a, state)
+    assert ((state.momentum > 0.99) & (state.momentum <= 0.999)).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ratio", ["output", "velocity"])
 @pytest.mark.parametrize("case", ["identical", "zeros", "zero then not", "not then zero", "tiny", "huge"])
@@ -180,5 +188,5 @@ def test_low_precision_keeps_its_type_and_stays_near_float32(dtype):
     low = outputs(3, dtype)
     xs, states = run(ConnectionOptions(kind="adaptive"), low)
     exact, _ = run(ConnectionOptions(kind="adaptive"), [a.float() for a in low])
-    assert xs[-1].dtype == states[-1].momentum.dtype == dtype
+    assert xs[-1].dtype == states[-1].velocity.dtype == dtype
     torch.testing.assert_close(xs[-1].float(), exact[-1], rtol=0, atol=16 * torch.finfo(dtype).eps)
