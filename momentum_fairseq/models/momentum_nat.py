@@ -15,6 +15,7 @@ from momentum_fairseq.models.nat_decoder import DecoderMemory, NatDecoder, unifo
 from momentum_fairseq.models.nat_encoder import EncoderOutput, NatEncoder, mean_momentum
 from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions, WordProjection
+from momentum_fairseq.modules.packed_linear import is_plain
 from momentum_fairseq.ops.blocked_cross_entropy import blocked_cross_entropy
 
 
@@ -75,7 +76,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         self.decoder2 = NatDecoder(cfg.layers, options, positions)
         self.length_predictor = LengthPredictor(cfg.embed_dim, cfg.layers, cfg.max_length_offset)
         self.output_projection = output_projection(cfg, self.target_embedding)
-        self.words = WordProjection(self.output_projection, self.first_word)
+        self.words = WordProjection(self, "output_projection", self.first_word)
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "MomentumNatModel":
@@ -124,15 +125,16 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         copied = uniform_copy(source, lengths, tgt_tokens.shape[1])
         decoded = self.decoder1(copied, self.decoder1.memory(source, padding_mask))
         momenta = {"encoder": source.momenta, "decoder1": decoded.momenta}
-        targets, weight = tgt_tokens.flatten()[real], self.output_projection.weight
-        in_blocks = most_logits is not None and (1 + len(step_inputs)) * len(real) * len(weight) > most_logits
+        targets, projection = tgt_tokens.flatten()[real], self.output_projection
+        in_blocks = most_logits is not None and is_plain(projection) and projection.bias is None  # blocks take the weight alone
+        in_blocks = in_blocks and (1 + len(step_inputs)) * len(real) * len(projection.weight) > most_logits
 
         def predict(hidden: Tensor) -> tuple[Tensor, Tensor]:
             """Logits `[R,V]`, or their loss, and words `[R]`."""
             rows = hidden.flatten(0, 1)[real]
             if in_blocks:
-                return blocked_cross_entropy(rows, weight, targets, first_word=self.first_word)
-            logits = self.output_projection(rows)
+                return blocked_cross_entropy(rows, projection.weight, targets, first_word=self.first_word)
+            logits = projection(rows)
             return logits, self._words(logits)
 
         predicted = [predict(decoded.hidden)]

@@ -53,7 +53,7 @@ class HighwayFeedForward(ResidualFeedForward):
     ) -> None:
         super().__init__(embed_dim, hidden_dim, dropout=dropout, normalize_before=normalize_before, activation=activation)
         self.gate = two_layers(embed_dim, hidden_dim, activation)
-        self.first_layers = JointLinear(self.ffn[0], self.gate[0])
+        self.first_layers = JointLinear(self, "ffn.0", "gate.0")
 
     def mix(self, x: Tensor, inner: Tensor) -> Tensor:
         update, gate = self.networks(inner)

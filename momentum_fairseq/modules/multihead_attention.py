@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
-from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear
+from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear, is_plain
 from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
 from momentum_fairseq.ops.checks import check_mask
 
@@ -42,7 +42,7 @@ class MultiheadAttention(nn.Module):
         self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, replace(options, place=place))
         if self.attention.shares_queries_and_keys:
             self.k_proj = self.q_proj
-        self.qkv_proj = JointLinear(self.q_proj, self.k_proj, self.v_proj)
+        self.qkv_proj = JointLinear(self, "q_proj", "k_proj", "v_proj")
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
         nn.init.xavier_uniform_(self.out_proj.weight)
@@ -68,7 +68,7 @@ class MultiheadAttention(nn.Module):
         """
         check_mask(key_padding_mask, *source.shape[:2], source.device)
         memory = self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
-        if many_queries and isinstance(memory, WeightedSource):
+        if many_queries and isinstance(memory, WeightedSource) and is_plain(self.out_proj):
             return project_source(memory, self.out_proj.weight)
         return memory
 

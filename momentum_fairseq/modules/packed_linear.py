@@ -6,6 +6,7 @@ A plain product lays its weights out anew each time; with the few words of a sen
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -39,6 +40,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
+def is_plain(linear: nn.Module) -> bool:
+    """Whether a module gives x Wᵀ + b with parameters of its own and does nothing else: no adapter, hook or made-up weight."""
+    plain = type(linear).forward in (nn.Linear.forward, PackedLinear.forward) and list(linear._parameters) == ["weight", "bias"]
+    return plain and not (linear._forward_hooks or linear._forward_pre_hooks)
+
+
 class Packing(nn.Module):
     """A module with a packed copy of its weights, which is no part of its state.
 
@@ -57,7 +64,9 @@ class Packing(nn.Module):
     def pack(self) -> None:
         """Make `packed`, or take the one kept."""
         linears = self.linears()
-        parameters = [x for linear in linears for x in (linear.weight, linear.bias) if x is not None]
+        if not all(map(is_plain, linears)) or len({linear._parameters["bias"] is None for linear in linears}) > 1:
+            return
+        parameters = [x for linear in linears for x in linear._parameters.values() if x is not None]
         if any(x.dtype != torch.float32 or x.device.type != "cpu" or x.is_inference() for x in parameters):
             return  # an inference tensor doesn't tell whether it has changed
         made_of = [(x.data_ptr(), x._version) for x in parameters]
@@ -101,18 +110,21 @@ class JointLinear(Packing):
     """Linear maps of the same input side by side, in one product inside `packed_weights`. It has no parameters of its own.
 
     Args:
-        linears: all with a bias, or none; whoever builds this owns them.
+        owner: the module that has the linear maps. names: of these in it. They are looked up at each use: one that is replaced,
+            by an adapter for instance, counts at once.
     """
 
-    def __init__(self, *linears: nn.Linear) -> None:
+    def __init__(self, owner: nn.Module, *names: str) -> None:
         super().__init__()
-        self._linears = linears  # a tuple, so that they aren't this module's children
+        self._owner = (owner,)  # in a tuple, so that it isn't this module's child
+        self._lookups = [attrgetter(name) for name in names]
 
     def linears(self) -> tuple[nn.Linear, ...]:
-        return self._linears
+        owner = self._owner[0]
+        return tuple(lookup(owner) for lookup in self._lookups)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` → `[..., ΣO]`, in the order given."""
         if self.packed is None:
-            return torch.cat([linear(x) for linear in self._linears], dim=-1)
+            return torch.cat([linear(x) for linear in self.linears()], dim=-1)
         return product(x, *self.packed)

@@ -26,17 +26,21 @@ class WordProjection(Packing):
     """The best word of each of R positions, and scores of words. It has no parameters of its own.
 
     Args:
-        projection: `[..., C]` → `[..., V]`; whoever builds this owns it.
+        owner: the module that has the projection `[..., C]` → `[..., V]`. name: of it there, looked up at each use.
         first_word: the ids below are symbols that are never produced.
     """
 
-    def __init__(self, projection: nn.Linear, first_word: int) -> None:
+    def __init__(self, owner: nn.Module, name: str, first_word: int) -> None:
         super().__init__()
-        self._projection = (projection,)  # in a tuple, so that it isn't this module's child
+        self._owner, self._name = (owner,), name  # in a tuple, so that it isn't this module's child
         self.first_word = first_word
 
     def linears(self) -> tuple[nn.Linear, ...]:
-        return self._projection
+        return (self._projection,)
+
+    @property
+    def _projection(self) -> nn.Linear:
+        return getattr(self._owner[0], self._name)
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> PackedWords:
         weights = weight.split(COLUMNS)
@@ -56,7 +60,7 @@ class WordProjection(Packing):
     def _best(self, hidden: Tensor) -> Tensor:
         if self.packed is None or self.packed.screen is None:
             return self._exact_best(hidden)
-        weight = self._projection[0].weight
+        weight = self._projection.weight
         words = screened_argmax(hidden, weight, self.packed.screen)
         unsettled = words == len(weight)
         if unsettled.any():
@@ -85,10 +89,10 @@ class WordProjection(Packing):
     def _logits(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The first word of each block, and the block's logits `[R,v]`."""
         if self.packed is None:
-            yield 0, self._projection[0](hidden)
+            yield 0, self._projection(hidden)
             return
         for i, (weight, bias) in enumerate(self.packed.blocks):
             yield i * COLUMNS, product(hidden, weight, bias)
 
     def _rows(self) -> int:
-        return ROWS if self.packed is not None else max(1, LOGITS // self._projection[0].out_features)
+        return ROWS if self.packed is not None else max(1, LOGITS // self._projection.out_features)

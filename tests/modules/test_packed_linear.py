@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from momentum_fairseq.modules import FEED_FORWARDS, AttentionOptions, MultiheadAttention
@@ -31,7 +32,7 @@ def test_a_packed_product_is_the_plain_one(rows):
 def test_a_joint_product_is_the_plain_ones_side_by_side_and_has_no_parameters():
     torch.manual_seed(1)
     linears = [PackedLinear(20, out).eval() for out in (5, 7, 1)]
-    joint, x = JointLinear(*linears), torch.randn(4, 20)
+    joint, x = JointLinear(nn.ModuleList(linears), "0", "1", "2"), torch.randn(4, 20)
     expected = torch.cat([linear(x) for linear in linears], dim=-1).detach()
     torch.testing.assert_close(packed(joint, x), expected, rtol=1e-5, atol=1e-5)
     assert list(joint.parameters()) == [] and joint.state_dict() == {}
@@ -50,6 +51,60 @@ def test_self_attention_is_the_same_with_packed_weights(kind):
     module = MultiheadAttention(20, 2, AttentionOptions(kind=kind), self_attention=True).eval()
     x = torch.randn(2, 5, 20)
     torch.testing.assert_close(packed(module, x, x, x), module(x, x, x).detach(), rtol=1e-5, atol=1e-5)
+
+
+class Adapter(nn.Module):
+    """A linear map with another one beside it, as low-rank adapters replace it by."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear, self.beside = linear, nn.Linear(linear.in_features, linear.out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.beside(x)
+
+
+def adapt(parent: nn.Module, name: str) -> None:
+    setattr(parent, name, Adapter(parent.get_submodule(name)))
+
+
+def hook(parent: nn.Module, name: str) -> None:
+    parent.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def prune(parent: nn.Module, name: str) -> None:
+    linear = parent.get_submodule(name)
+    nn.utils.prune.l1_unstructured(linear, "weight", 0.5)
+    with torch.no_grad():
+        linear.weight_orig.mul_(2)  # `weight` is made of it when the module is called next
+
+
+def replace_by_another(parent: nn.Module, name: str) -> None:
+    setattr(parent, name, nn.Linear(20, parent.get_submodule(name).out_features))
+
+
+def leave_out_the_bias(parent: nn.Module, name: str) -> None:
+    setattr(parent, name, nn.Linear(20, parent.get_submodule(name).out_features, bias=False))
+
+
+@pytest.mark.parametrize("change", [adapt, hook, prune, replace_by_another, leave_out_the_bias])
+@pytest.mark.parametrize(
+    ("part", "name"), [("attention", "q_proj"), ("attention", "v_proj"), ("highway", "ffn.0"), ("highway", "gate.0")]
+)
+def test_what_becomes_of_a_linear_map_counts_with_packed_weights_too(change, part, name):
+    torch.manual_seed(1)
+    if part == "highway":
+        module, inputs = FEED_FORWARDS[part](20, 33, dropout=0.0, normalize_before=False), 1
+    else:
+        module, inputs = MultiheadAttention(20, 2, AttentionOptions(), self_attention=True), 3
+    x = [torch.randn(2, 5, 20)] * inputs
+    before = packed(module.eval(), *x)
+    parent, _, child = name.rpartition(".")
+    change(module.get_submodule(parent), child)
+    with torch.no_grad(), packed_weights(module):
+        now = module(*x)
+    torch.testing.assert_close(now, module(*x).detach(), rtol=1e-5, atol=1e-5)
+    assert (now - before).abs().max() > 1e-3
 
 
 def train(model: nn.ModuleList) -> None:
@@ -83,7 +138,7 @@ def replace(model: nn.ModuleList) -> None:
 def test_packed_weights_follow_every_change_of_the_parameters(change):
     torch.manual_seed(1)
     linear, x = PackedLinear(20, 5).eval(), torch.randn(3, 20)
-    joint = JointLinear(linear, PackedLinear(20, 2).eval())
+    joint = JointLinear(nn.ModuleList([linear, PackedLinear(20, 2).eval()]), "0", "1")
     before = packed(linear, x)
     packed(joint, x)
     change(nn.ModuleList([linear, joint]))

@@ -31,7 +31,7 @@ def build(vocabulary: int, features: int = 12) -> tuple[WordProjection, torch.Te
     projection = nn.Linear(features, vocabulary, bias=False)
     with torch.no_grad():
         projection.weight.copy_(torch.randint(-40, 40, (vocabulary, features)) / 8)
-    return WordProjection(projection, 3).eval(), projection.weight.detach()
+    return WordProjection(nn.ModuleList([projection]), "0", 3).eval(), projection.weight.detach()
 
 
 def hidden(rows: int, features: int = 12) -> torch.Tensor:

@@ -99,7 +99,7 @@ def test_the_projection_screens_and_settles_what_the_screen_leaves(monkeypatch, 
     monkeypatch.setattr("momentum_fairseq.modules.word_projection.can_screen", lambda weight, bias: True)
     torch.manual_seed(0)
     projection = nn.Linear(24, 1000, bias=False)
-    words, hidden = WordProjection(projection, SYMBOLS).eval(), draw(rows, 24)
+    words, hidden = WordProjection(nn.ModuleList([projection]), "0", SYMBOLS).eval(), draw(rows, 24)
     hidden[:1] = 0  # all words are equal
     with torch.no_grad(), packed_weights(words):
         assert words.packed.screen is not None
