@@ -1,25 +1,17 @@
 """The recipe of Long Range Arena: from data to JSON, a second call that redoes nothing, what it refuses; many on one machine."""
 
-import fcntl
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.lra_sets import COUNTS, write_set
+from tests.scripts.commands import held, run
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run(script: str, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
-    """A script of the recipe, with the environment that runs the tests."""
-    settings = {"MOMENTUM_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "DEVICE": "cpu", **variables}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    command = ["bash", str(ROOT / "examples" / "lra" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def recipe(script: str, **variables: object) -> CompletedProcess[str]:
+    return run(f"examples/lra/{script}", **{"DEVICE": "cpu", **variables})
 
 
 def test_wrong_settings_are_named(tmp_path):
@@ -34,7 +26,7 @@ def test_wrong_settings_are_named(tmp_path):
         ("PRECISION", "bf16", "PRECISION=bf16 needs a GPU"),
         ("PREPARED", tmp_path, "no set in it; make it with scripts/prepare_lra.sh"),
     ):
-        result = run("run.sh", **{**given, name: value})
+        result = recipe("run.sh", **{**given, name: value})
         assert result.returncode != 0 and message in result.stderr, result.stderr
 
 
@@ -43,9 +35,8 @@ def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_s
     folder.mkdir(parents=True)
     (folder / "settings.txt").write_text("the first's\n")
     settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
-    with (folder / ".training.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = run("run.sh", ATTENTION="linear", NAME="mine", **settings)
+    with held(folder / ".training.lock"):
+        refused = recipe("run.sh", ATTENTION="linear", NAME="mine", **settings)
     assert refused.returncode == 1 and "another run is training there; wait for it" in refused.stderr
     assert (folder / "settings.txt").read_text() == "the first's\n"
 
@@ -56,7 +47,7 @@ def test_a_row_of_ones_own_name_is_not_gone_on_with_by_another_attention(tmp_pat
     folder.mkdir(parents=True)
     (folder / "settings.txt").write_text("BATCH=8 LR=1e-2 WARMUP=2 MAX_POSITIONS=64 PRECISION=fp32 ATTENTION=linear\nflags ''\n")
     (folder / "checkpoint_last.pt").touch()
-    refused = run("run.sh", ATTENTION="momentum", NAME="mine", **settings)
+    refused = recipe("run.sh", ATTENTION="momentum", NAME="mine", **settings)
     assert refused.returncode == 1 and "PRECISION=fp32 ATTENTION=momentum" in refused.stderr
 
 
@@ -65,7 +56,7 @@ def test_a_training_makes_json_and_a_second_call_redoes_nothing(tmp_path):
     folder = write_set(tmp_path / "set", lengths=(40, 80))
     places = {"PREPARED": folder, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results"}
     settings = {**places, "TASK": "listops", "ATTENTION": "adaptive", "SIZE": "tiny", "SEED": 3, "VALIDATE_EVERY": 10}
-    first, second = run("run.sh", **settings), run("run.sh", **settings)
+    first, second = recipe("run.sh", **settings), recipe("run.sh", **settings)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
     result = json.loads((tmp_path / "results" / "listops" / "adaptive-seed3.json").read_text())
@@ -84,7 +75,7 @@ def test_a_training_makes_json_and_a_second_call_redoes_nothing(tmp_path):
 def test_a_task_without_data_is_said_and_the_others_go_on(tmp_path):
     write_set(tmp_path / "runs" / "listops", lengths=(16, 16))
     places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "DATA": tmp_path / "none", "CALL_MINUTES": 1}
-    made = run("gpu.sh", **places, TASKS="image listops", KINDS="momentum", MORE_KINDS="", SEEDS="1")
+    made = recipe("gpu.sh", **places, TASKS="image listops", KINDS="momentum", MORE_KINDS="", SEEDS="1")
     assert f"DATA={tmp_path}/none/image: no such folder" in made.stderr
     assert "train_one: no time for 1 of 1; call again" in made.stdout
     assert made.returncode == 1 and "error: data: failed (see above)" in made.stderr
@@ -94,7 +85,7 @@ def test_a_task_without_data_is_said_and_the_others_go_on(tmp_path):
 def test_one_call_trains_scores_and_makes_the_table(tmp_path):
     write_set(tmp_path / "runs" / "image", lengths=(16, 16))
     places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "TASKS": "image", "CALL_MINUTES": 20}
-    made = run("gpu.sh", **places, KINDS="momentum", SEEDS="2", MAX_UPDATE=4)
+    made = recipe("gpu.sh", **places, KINDS="momentum", SEEDS="2", MAX_UPDATE=4)
     assert made.returncode == 0, made.stdout + made.stderr
     assert "1 of 1 results" in made.stdout
     table = (tmp_path / "out" / "table.md").read_text()
