@@ -83,28 +83,32 @@ claim_training() {
     flock -n 7 || die "$1: another run is training there; wait for it or name another folder"
 }
 
-# keep_schedule FOLDER SCHEDULE: a training goes on with the learning rates that it began with; FOLDER/schedule.txt has them.
+# keep_schedule FOLDER SCHEDULE: a training goes on with the learning rates that it began with; FOLDER/schedule.txt has them, unless
+# it began before they were noted.
 keep_schedule() {
     local file=$1/schedule.txt
-    if [[ ! -f $file || ! -f $1/checkpoint_last.pt ]]; then
+    if [[ ! -f $1/checkpoint_last.pt ]]; then
         printf '%s\n' "$2" >"$file"
-    elif [[ $2 != "$(<"$file")" ]]; then
+    elif [[ -f $file && $2 != "$(<"$file")" ]]; then
         die "$1: its learning rate falls by $(<"$file") and can't go on by $2; remove it, set that, or name another folder"
     fi
 }
 
-# keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with. Others are
-# refused from then on, since they would change it half-way, or change nothing. Without any flag a finished training is left as it is.
+# keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with, one a line.
+# Others are refused from then on, since they would change it half-way, or change nothing; what an older version didn't note is not
+# compared. Without any flag a finished training is left as it is.
 keep_settings() {
     local folder=$1 file=$1/settings.txt settings=$2 difference
     shift 2
     settings+=$'\n'"flags ${*@Q}"
     mkdir -p "$folder" || die "can't make the folder $folder"
-    if [[ ! -f $file || ! -f $folder/checkpoint_last.pt ]]; then
+    if [[ ! -f $folder/checkpoint_last.pt ]]; then
         claim_training "$folder"
         printf '%s\n' "$settings" >"$file"
         return
     fi
+    [[ -f $file ]] || return 0
+    settings=$(awk -F '[= ]' 'NR == FNR { noted[$1]; next } $1 in noted' "$file" <(printf '%s\n' "$settings"))
     difference=$(diff "$file" <(printf '%s\n' "$settings") | grep '^[<>]') || true
     if (($# == 0)) && ! grep -qv '^[<>] flags ' <<<"$difference" && is_trained "$folder"; then
         difference=''

@@ -79,7 +79,7 @@ result=$RESULTS/$TASK/$NAME-seed$SEED.json
 
 train() {
     local settings="BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION"
-    [[ $NAME == "$ATTENTION" ]] || settings+=" ATTENTION=$ATTENTION"
+    [[ $NAME == "$ATTENTION" ]] || settings+=$'\n'"ATTENTION=$ATTENTION"
     keep_settings "$model" "$settings" "$@"
     if is_trained "$model"; then
         say "train: $model is trained, nothing to do"

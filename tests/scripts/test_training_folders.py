@@ -1,5 +1,6 @@
 """What the recipes keep in a training's folder: it goes on as it began, and what it was scored with, each result for itself."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from run_record import training_record
 
 from tests.lra_sets import write_set
-from tests.scripts.commands import run
+from tests.scripts.commands import ROOT, run
 
 
 def test_a_training_is_not_made_longer_with_other_learning_rates_than_it_began_with(tmp_path):
@@ -21,6 +22,31 @@ def test_a_training_is_not_made_longer_with_other_learning_rates_than_it_began_w
     refused = run("examples/lra/run.sh", MAX_UPDATE=40, **settings)
     assert "its learning rate falls by MAX_UPDATE=20 and can't go on by MAX_UPDATE=40" in refused.stderr
     assert "is trained, nothing to do" in run("examples/lra/run.sh", MAX_UPDATE=20, **settings).stdout
+
+
+def keep(folder: Path, settings: str, schedule: str) -> str:
+    """What a recipe says that would train in the folder with these settings."""
+    kept = 'source "$1/scripts/common.sh"; keep_settings "$2" "$3"; keep_schedule "$2" "$4"'
+    command = ["bash", "-c", kept, "recipe", ROOT, folder, settings, schedule]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
+@pytest.mark.parametrize("noted", [None, "BATCH=8 LR=1e-2\nflags \n"])
+def test_of_a_training_by_an_older_version_nothing_is_noted_or_refused_that_it_did_not_note(tmp_path, noted):
+    (tmp_path / "checkpoint_last.pt").touch()
+    if noted:
+        (tmp_path / "settings.txt").write_text(noted)
+    before = sorted(tmp_path.iterdir())
+    for updates in (40, 20):
+        assert keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=linear", f"MAX_UPDATE={updates}") == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_of_a_training_all_is_refused_that_is_other_than_noted(tmp_path):
+    assert keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=linear", "MAX_UPDATE=20") == ""
+    (tmp_path / "checkpoint_last.pt").touch()
+    assert "> ATTENTION=momentum" in keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=momentum", "MAX_UPDATE=20")
+    assert "can't go on by MAX_UPDATE=40" in keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=linear", "MAX_UPDATE=40")
 
 
 def test_a_result_says_how_far_its_training_had_come(tmp_path):
