@@ -117,7 +117,17 @@ keep_settings() {
 }
 
 # settings_file FOLDER RESULT: where the folder of a training notes what a result was scored with, each result for itself.
-settings_file() { printf '%s/%s.%s.settings' "$1" "$(basename "$2")" "$(realpath -m "$2" | cksum | cut -d ' ' -f 1)"; }
+settings_file() {
+    printf '%s/%s.%s.settings' "$1" "$(basename "$2")" "$(realpath -m --relative-to="$1" "$2" | cksum | cut -d ' ' -f 1)"
+}
+
+# is_scored FOLDER RESULT SETTINGS CHECKPOINT…: the result was scored with these settings, and after the checkpoints and the last
+# update of the training in FOLDER, of which it says how far it had come.
+is_scored() {
+    local result=$2 newer
+    [[ -f $result && $(cat "$(settings_file "$1" "$2")" 2>/dev/null) == "$3" ]] || return 1
+    for newer in "$1/checkpoint_last.pt" "${@:4}"; do [[ $result -nt $newer ]] || return 1; done
+}
 
 # download URL: what lies there, to standard output; gives up soon where there is no network.
 download() {

@@ -20,8 +20,8 @@
 # SPEED_RUNS   timed runs of the scored model; 0 where others run beside it (3)
 # SCORE_FLAGS  further flags of evaluate.py ("")
 # LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY, SEED, PRECISION, DEVICE   see train.sh
-# Attention and connection as in Nguyen et al. 2022, Table 1, translation. A finished training and a result newer than its
-# checkpoint are left as they are.
+# Attention and connection as in Nguyen et al. 2022, Table 1, translation. A finished training is left as it is, and so is a result
+# newer than its checkpoints that was scored with the same settings.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ROW=${ROW:-}
@@ -124,16 +124,14 @@ evaluate() {
     fi
     scoring+=(--length-beam "$LENGTH_BEAM")
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
-    local settings file
-    settings="DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
-    file=$(settings_file "$MODEL" "$RESULT")
-    if [[ $RESULT -nt $checkpoint && (! -f $file || $(<"$file") == "$settings") ]]; then
+    local settings="DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
+    if is_scored "$MODEL" "$RESULT" "$settings" "$checkpoint" "${RESCORE_WITH:-$checkpoint}"; then
         say "evaluate: $RESULT stands, nothing to do"
         return
     fi
     CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$name" --dtype "$DTYPE" \
         --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
-    printf '%s\n' "$settings" >"$file"
+    printf '%s\n' "$settings" >"$(settings_file "$MODEL" "$RESULT")"
 }
 
 export DATA

@@ -18,7 +18,7 @@
 # TEST_IMAGES images of the test set that are scored, drawn once and for all; 0: all (0 paper, 1000 small, 4 tiny)
 # DEVICE      cpu, cuda, or auto: a GPU where torch sees one (auto)
 # Momenta and step sizes as in Table 1. What is scored and drawn with is the checkpoint that is best on the held-out images. A
-# finished training and a result newer than its checkpoint are left as they are.
+# finished training is left as it is, and so is a result newer than its checkpoints, with the same TEST_IMAGES.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 DATASET=${DATASET:-mnist}
@@ -97,15 +97,14 @@ train() {
 
 score() {
     [[ -f $best ]] || die "no $best; train first"
-    local file settings="TEST_IMAGES=$TEST_IMAGES"
-    file=$(settings_file "$model" "$result")
-    if [[ $result -nt $best && (! -f $file || $(<"$file") == "$settings") ]]; then
+    local settings="TEST_IMAGES=$TEST_IMAGES"
+    if is_scored "$model" "$result" "$settings" "$best"; then
         say "images: $result stands, nothing to do"
         return
     fi
     PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" --images "$TEST_IMAGES" --name "$ROW" \
         --out "$result" "${here[@]}"
-    printf '%s\n' "$settings" >"$file"
+    printf '%s\n' "$settings" >"$(settings_file "$model" "$result")"
 }
 
 draw() {

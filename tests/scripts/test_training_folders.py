@@ -80,6 +80,20 @@ def test_results_of_one_name_in_two_folders_stand_each_by_its_own_settings(tmp_p
     assert (tmp_path / "calls").read_text().split() == [str(results[i]) for i in (0, 1, 1)]
 
 
+def test_a_result_is_made_anew_where_its_training_or_teacher_went_on_or_nothing_says_how_it_was_made(tmp_path, python_that_counts):
+    teacher, result = tmp_path / "teacher.pt", tmp_path / "results" / "linear-seed1.json"
+    row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "RESULT": result, "STAGES": "evaluate", "RESCORE_WITH": teacher}
+    calls = []
+    for newer in (tmp_path / "checkpoint_best.pt", None, tmp_path / "checkpoint_last.pt", teacher, "note", None):
+        if newer == "note":
+            next(tmp_path.glob("*.settings")).unlink()
+        elif newer:
+            newer.touch()
+        assert run("scripts/run_row.sh", MOMENTUM_ENV=python_that_counts, **row).returncode == 0
+        calls.append(len((tmp_path / "calls").read_text().split()))
+    assert calls == [1, 1, 2, 3, 4, 4]
+
+
 def test_a_teacher_whose_training_was_interrupted_is_trained_to_its_end_before_it_ranks(tmp_path, python_that_counts):
     for folder in ("prepared/data-bin", "distilled-tiny/teacher", "tiny-raw-linear-seed1"):
         (tmp_path / "multi30k" / folder).mkdir(parents=True)
