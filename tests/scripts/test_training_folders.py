@@ -80,7 +80,7 @@ def test_results_of_one_name_in_two_folders_stand_each_by_its_own_settings(tmp_p
     assert (tmp_path / "calls").read_text().split() == [str(results[i]) for i in (0, 1, 1)]
 
 
-def test_a_result_is_made_anew_where_its_training_or_teacher_went_on_or_nothing_says_how_it_was_made(tmp_path, python_that_counts):
+def test_a_result_is_made_anew_where_its_training_or_teacher_went_on_or_nothing_says_how(tmp_path, python_that_counts):
     teacher, result = tmp_path / "teacher.pt", tmp_path / "results" / "linear-seed1.json"
     row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "RESULT": result, "STAGES": "evaluate", "RESCORE_WITH": teacher}
     calls = []
