@@ -145,6 +145,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (results/scratch)")
     parser.add_argument("--quick", action="store_true", help="one short shape, two tiles: shows that it works")
     options = parser.parse_args()
+    if not 0 < options.momentum < 1:
+        parser.error(f"--momentum {options.momentum}: must be between 0 and 1")
     if not (options.quick or torch.cuda.is_available()):
         parser.error("torch finds no GPU, and the interpreter's times say nothing; --quick shows that it works")
     options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -100,6 +100,7 @@ def test_the_error_table_has_a_line_for_each_dtype_and_length_with_its_limit():
         ("benchmark_kernels.py", ["--device", "cuda"], "--device cuda: must be cpu, or cuda where torch finds a GPU"),
         ("benchmark_kernels.py", ["--device", "cpu", "--lengths", "77"], "--lengths [77]: no shape has one of them"),
         ("kernel_errors.py", ["--device", "cuda"], "--device cuda:"),
+        ("tune_kernels.py", ["--quick", "--momentum", "1"], "--momentum 1.0: must be between 0 and 1"),
     ],
 )
 def test_what_cannot_run_is_refused(script, arguments, message):
