@@ -1,6 +1,5 @@
 """The Triton kernels compile for a GPU, although there is none here."""
 
-
 import pytest
 
 from tests.scripts.commands import run
