@@ -124,7 +124,7 @@ evaluate() {
     fi
     scoring+=(--length-beam "$LENGTH_BEAM")
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
-    local settings="DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
+    local settings="AVERAGE=$AVERAGE DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
     if is_scored "$MODEL" "$RESULT" "$settings" "$checkpoint" "${RESCORE_WITH:-$checkpoint}"; then
         say "evaluate: $RESULT stands, nothing to do"
         return

@@ -94,6 +94,18 @@ def test_a_result_is_made_anew_where_its_training_or_teacher_went_on_or_nothing_
     assert calls == [1, 1, 2, 3, 4, 4]
 
 
+def test_the_best_checkpoint_and_the_mean_of_several_are_scored_each_for_itself(tmp_path, python_that_counts):
+    for name in ("best", "1_1", "1_2"):
+        (tmp_path / f"checkpoint_{name}.pt").touch()
+    (tmp_path / "average2.pt").touch()
+    row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "RESULT": tmp_path / "linear-seed1.json", "STAGES": "evaluate"}
+    calls = []
+    for average in (0, 0, 2, 2, 0):
+        assert run("scripts/run_row.sh", AVERAGE=average, MOMENTUM_ENV=python_that_counts, **row).returncode == 0
+        calls.append(len((tmp_path / "calls").read_text().split()))
+    assert calls == [1, 1, 2, 2, 3]
+
+
 def test_a_teacher_whose_training_was_interrupted_is_trained_to_its_end_before_it_ranks(tmp_path, python_that_counts):
     for folder in ("prepared/data-bin", "distilled-tiny/teacher", "tiny-raw-linear-seed1"):
         (tmp_path / "multi30k" / folder).mkdir(parents=True)
