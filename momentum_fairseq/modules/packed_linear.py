@@ -6,8 +6,8 @@ A plain product lays its weights out anew each time; with the few words of a sen
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def is_plain(linear: nn.Module) -> bool:
     """Whether a module gives x Wᵀ + b with parameters of its own and does nothing else: no adapter, hook or made-up weight."""
     plain = type(linear).forward in (nn.Linear.forward, PackedLinear.forward) and list(linear._parameters) == ["weight", "bias"]
-    return plain and not (linear._forward_hooks or linear._forward_pre_hooks)
+    return plain and not (linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear))
 
 
 class Packing(nn.Module):
@@ -106,22 +106,32 @@ class PackedLinear(Packing, nn.Linear):
         return F.linear(x, self.weight, self.bias) if packed is None else product(x, *packed)
 
 
-class JointLinear(Packing):
-    """Linear maps of the same input side by side, in one product inside `packed_weights`. It has no parameters of its own.
+class PackingOfOthers(Packing):
+    """A packing of linear maps that another module has. It has no parameters of its own.
 
     Args:
-        owner: the module that has the linear maps. names: of these in it. They are looked up at each use: one that is replaced,
-            by an adapter for instance, counts at once.
+        owner: the module that has the linear maps, and this one. names: of these in it. They are looked up at each use: one that
+            is replaced, by an adapter for instance, counts at once.
     """
 
     def __init__(self, owner: nn.Module, *names: str) -> None:
         super().__init__()
-        self._owner = (owner,)  # in a tuple, so that it isn't this module's child
-        self._lookups = [attrgetter(name) for name in names]
+        self._owner = ref(owner)  # else each would keep the other, and their memory, until garbage is collected
+        self._names = names
 
     def linears(self) -> tuple[nn.Linear, ...]:
-        owner = self._owner[0]
-        return tuple(lookup(owner) for lookup in self._lookups)
+        owner = self._owner()
+        return tuple(owner.get_submodule(name) for name in self._names)
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "_owner": self._owner()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({**state, "_owner": ref(state["_owner"])})
+
+
+class JointLinear(PackingOfOthers):
+    """Linear maps of the same input side by side, in one product inside `packed_weights`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` → `[..., ΣO]`, in the order given."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.packed_linear import Packing, product
+from momentum_fairseq.modules.packed_linear import PackingOfOthers, product
 from momentum_fairseq.modules.word_screen import WordScreen, can_screen, screened_argmax, word_screen
 from momentum_fairseq.ops.row_argmax import row_argmax
 
@@ -22,25 +22,21 @@ class PackedWords(NamedTuple):
     screen: WordScreen | None
 
 
-class WordProjection(Packing):
-    """The best word of each of R positions, and scores of words. It has no parameters of its own.
+class WordProjection(PackingOfOthers):
+    """The best word of each of R positions, and scores of words.
 
     Args:
-        owner: the module that has the projection `[..., C]` → `[..., V]`. name: of it there, looked up at each use.
+        owner: the module that has the projection `[..., C]` → `[..., V]`, and this one. name: of it there.
         first_word: the ids below are symbols that are never produced.
     """
 
     def __init__(self, owner: nn.Module, name: str, first_word: int) -> None:
-        super().__init__()
-        self._owner, self._name = (owner,), name  # in a tuple, so that it isn't this module's child
+        super().__init__(owner, name)
         self.first_word = first_word
-
-    def linears(self) -> tuple[nn.Linear, ...]:
-        return (self._projection,)
 
     @property
     def _projection(self) -> nn.Linear:
-        return getattr(self._owner[0], self._name)
+        return self.linears()[0]
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> PackedWords:
         weights = weight.split(COLUMNS)

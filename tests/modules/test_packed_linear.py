@@ -1,6 +1,9 @@
 """Packed weights compute what plain ones do, and are never older than the parameters that they are made of."""
 
 import copy
+import gc
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -31,11 +34,19 @@ def test_a_packed_product_is_the_plain_one(rows):
 
 def test_a_joint_product_is_the_plain_ones_side_by_side_and_has_no_parameters():
     torch.manual_seed(1)
-    linears = [PackedLinear(20, out).eval() for out in (5, 7, 1)]
-    joint, x = JointLinear(nn.ModuleList(linears), "0", "1", "2"), torch.randn(4, 20)
+    linears = nn.ModuleList([PackedLinear(20, out).eval() for out in (5, 7, 1)])
+    joint, x = JointLinear(linears, "0", "1", "2"), torch.randn(4, 20)
     expected = torch.cat([linear(x) for linear in linears], dim=-1).detach()
     torch.testing.assert_close(packed(joint, x), expected, rtol=1e-5, atol=1e-5)
     assert list(joint.parameters()) == [] and joint.state_dict() == {}
+
+
+def test_a_joint_product_is_compiled_as_one_graph():
+    linears = nn.ModuleList([nn.Linear(20, 5), nn.Linear(20, 7)])
+    linears.append(JointLinear(linears, "0", "1"))
+    x = torch.randn(4, 20)
+    compiled = torch.compile(linears[2], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), linears[2](x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
@@ -72,6 +83,12 @@ def hook(parent: nn.Module, name: str) -> None:
     parent.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
+def wrap(parent: nn.Module, name: str) -> None:
+    linear = parent.get_submodule(name)
+    plain = linear.forward
+    linear.forward = lambda x: 2 * plain(x)
+
+
 def prune(parent: nn.Module, name: str) -> None:
     linear = parent.get_submodule(name)
     nn.utils.prune.l1_unstructured(linear, "weight", 0.5)
@@ -87,7 +104,7 @@ def leave_out_the_bias(parent: nn.Module, name: str) -> None:
     setattr(parent, name, nn.Linear(20, parent.get_submodule(name).out_features, bias=False))
 
 
-@pytest.mark.parametrize("change", [adapt, hook, prune, replace_by_another, leave_out_the_bias])
+@pytest.mark.parametrize("change", [adapt, hook, wrap, prune, replace_by_another, leave_out_the_bias])
 @pytest.mark.parametrize(
     ("part", "name"), [("attention", "q_proj"), ("attention", "v_proj"), ("highway", "ffn.0"), ("highway", "gate.0")]
 )
@@ -138,7 +155,8 @@ def replace(model: nn.ModuleList) -> None:
 def test_packed_weights_follow_every_change_of_the_parameters(change):
     torch.manual_seed(1)
     linear, x = PackedLinear(20, 5).eval(), torch.randn(3, 20)
-    joint = JointLinear(nn.ModuleList([linear, PackedLinear(20, 2).eval()]), "0", "1")
+    linears = nn.ModuleList([linear, PackedLinear(20, 2).eval()])
+    joint = JointLinear(linears, "0", "1")
     before = packed(linear, x)
     packed(joint, x)
     change(nn.ModuleList([linear, joint]))
@@ -156,6 +174,35 @@ def test_a_copy_packs_its_own_weights():
         other.weight.mul_(2)
     torch.testing.assert_close(packed(other, x), other(x).detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(packed(linear, x), linear(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"])
+def test_a_copy_joins_its_own_linear_maps(copied):
+    torch.manual_seed(1)
+    module, x = MultiheadAttention(20, 2, AttentionOptions(), self_attention=True).eval(), [torch.randn(2, 5, 20)] * 3
+    expected = packed(module, *x)
+    other = copied(module)
+    module.v_proj = nn.Linear(20, 20)
+    torch.testing.assert_close(packed(other, *x), expected, rtol=1e-5, atol=1e-5)
+    other.v_proj = nn.Linear(20, 20)
+    torch.testing.assert_close(packed(other, *x), other(*x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MultiheadAttention(20, 2, AttentionOptions(), self_attention=True),
+        lambda: FEED_FORWARDS["highway"](20, 33, dropout=0.0, normalize_before=False),
+    ],
+    ids=["attention", "feed-forward"],
+)
+def test_a_model_gives_its_memory_back_at_once(build):
+    gc.disable()  # which would end a cycle of modules by chance
+    try:
+        gone = weakref.ref(build())
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_only_float32_without_gradients_and_without_autocast_is_packed():

@@ -98,14 +98,14 @@ def test_no_rows_have_no_words():
 def test_the_projection_screens_and_settles_what_the_screen_leaves(monkeypatch, rows):
     monkeypatch.setattr("momentum_fairseq.modules.word_projection.can_screen", lambda weight, bias: True)
     torch.manual_seed(0)
-    projection = nn.Linear(24, 1000, bias=False)
-    words, hidden = WordProjection(nn.ModuleList([projection]), "0", SYMBOLS).eval(), draw(rows, 24)
+    owner = nn.ModuleList([nn.Linear(24, 1000, bias=False)])
+    words, hidden = WordProjection(owner, "0", SYMBOLS).eval(), draw(rows, 24)
     hidden[:1] = 0  # all words are equal
     with torch.no_grad(), packed_weights(words):
         assert words.packed.screen is not None
         found, scores = words.best(hidden), words.scores(hidden, torch.full((rows,), 7))
-    assert torch.equal(found, best(hidden, projection.weight.detach()))
-    expected = torch.log_softmax(projection(hidden), dim=1)[:, 7]
+    assert torch.equal(found, best(hidden, owner[0].weight.detach()))
+    expected = torch.log_softmax(owner[0](hidden), dim=1)[:, 7]
     torch.testing.assert_close(scores, expected.detach(), rtol=1e-5, atol=1e-5)
 
 
