@@ -55,7 +55,8 @@ class LraDataset(FairseqDataset):
     training that is resumed sees the same.
 
     Attributes:
-        sizes: int64 `[n]`, tokens of the longest sequence of each example. cut: how many examples are longer on disk.
+        sizes: int64 `[n]`, tokens of the longest sequence of each example. longest: their largest, which no batch is padded
+            beyond. cut: how many examples are longer on disk.
     """
 
     can_reuse_epoch_itr_across_epochs = False  # each epoch has batches of its own
@@ -63,6 +64,7 @@ class LraDataset(FairseqDataset):
     def __init__(self, sequences: LabelledSequences, max_positions: int) -> None:
         self.sequences, self.max_positions = sequences, max_positions
         self.sizes = np.minimum(sequences.sizes, max_positions)
+        self.longest = int(self.sizes.max(initial=0))
         self.cut = int((sequences.sizes > max_positions).sum())
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class LraDataset(FairseqDataset):
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch, padded on the right to a length of `even_length`; `ntokens` are real ones.
 
-        None for no samples: fairseq evens workers out with those.
+        Empty for no samples: fairseq evens workers out with those.
         """
         if not samples:
             return {}
@@ -91,7 +93,7 @@ class LraDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         """What an example counts towards --max-tokens: the length that its longest sequence is padded to."""
-        return even_length(int(self.sizes[index]), self.max_positions)
+        return even_length(int(self.sizes[index]), self.longest)
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """As `num_tokens`, int64 `[n]` for `[n]`."""
@@ -103,7 +105,7 @@ class LraDataset(FairseqDataset):
 
     def _pad(self, sequences: tuple[Tensor, ...]) -> Tensor:
         padded = pad_sequence(sequences, batch_first=True, padding_value=PAD)
-        more = even_length(padded.shape[1], self.max_positions) - padded.shape[1]
+        more = even_length(padded.shape[1], self.longest) - padded.shape[1]
         return F.pad(padded, (0, more), value=PAD)
 
     def ordered_indices(self) -> np.ndarray:

@@ -86,9 +86,11 @@ def test_workers_share_the_examples(folder):
     assert sorted(number for shard in shards for batch in shard for number in batch) == list(range(COUNTS["test"]))
 
 
-@pytest.mark.parametrize("longest", [61, 2000])
-def test_batches_have_few_lengths_a_sixteenth_above_their_own_at_most(tmp_path, longest):
-    task = build(write_set(tmp_path, lengths=(33, 90)), max_positions=longest, truncate=True)
+@pytest.mark.parametrize("most", [61, 2000])
+def test_batches_have_few_lengths_a_sixteenth_above_their_own_at_most(tmp_path, most):
+    task = build(write_set(tmp_path, lengths=(33, 90)), max_positions=most, truncate=True)
+    task.load_dataset("test")
+    longest = int(task.dataset("test").sizes.max())
     for batch in batches(task, "test", max_sentences=1):
         (tokens,) = batch["net_input"]["sequences"]
         assert tokens.ne(PAD).sum() == batch["ntokens"] and tokens.shape[1] == even_length(batch["ntokens"], longest)
@@ -104,6 +106,15 @@ def test_batches_have_few_lengths_a_sixteenth_above_their_own_at_most(tmp_path, 
 def test_a_batch_holds_at_most_max_tokens(folder):
     found = batches(build(folder), "test", max_sentences=None, max_tokens=50)
     assert all(batch["net_input"]["sequences"][0].numel() <= 50 for batch in found)
+    assert sum(batch["nsentences"] for batch in found) == COUNTS["test"]
+
+
+def test_the_longest_sequence_fits_where_max_tokens_are_no_more(tmp_path):
+    task = build(write_set(tmp_path, lengths=(33, 90)), max_positions=2000)
+    task.load_dataset("test")
+    longest = int(task.dataset("test").sizes.max())
+    assert even_length(longest, 2000) > longest
+    found = batches(task, "test", max_sentences=None, max_tokens=longest)
     assert sum(batch["nsentences"] for batch in found) == COUNTS["test"]
 
 
