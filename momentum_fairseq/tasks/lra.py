@@ -38,14 +38,15 @@ LRA_TASKS = {
 }
 
 
-def even_length(length: int, longest: int) -> int:
-    """`length` rounded up to one of 16 between two powers of two, by a sixteenth at most, and not beyond `longest`.
+def even_lengths(lengths: np.ndarray | int, longest: int) -> np.ndarray:
+    """Lengths up to `longest`, rounded up to one of 16 between two powers of two, by a sixteenth at most, and not beyond it.
 
     Where every batch has a length of its own, tensors seldom fit into the memory that others have left, and more of it is taken
     as long as the training goes on.
     """
-    step = 1 << max((length - 1).bit_length() - 5, 0)
-    return min(-(-length // step) * step, max(length, longest))
+    bits = np.frexp(np.subtract(lengths, 1))[1]
+    step = 1 << np.maximum(bits - 5, 0).astype(np.int64)
+    return np.minimum(-(-lengths // step) * step, longest)
 
 
 class LraDataset(FairseqDataset):
@@ -56,7 +57,7 @@ class LraDataset(FairseqDataset):
 
     Attributes:
         sizes: int64 `[n]`, tokens of the longest sequence of each example. longest: their largest, which no batch is padded
-            beyond. cut: how many examples are longer on disk.
+            beyond. padded_sizes: int64 `[n]`, the `even_lengths` of the sizes. cut: how many examples are longer on disk.
     """
 
     can_reuse_epoch_itr_across_epochs = False  # each epoch has batches of its own
@@ -65,6 +66,7 @@ class LraDataset(FairseqDataset):
         self.sequences, self.max_positions = sequences, max_positions
         self.sizes = np.minimum(sequences.sizes, max_positions)
         self.longest = int(self.sizes.max(initial=0))
+        self.padded_sizes = even_lengths(self.sizes, self.longest)
         self.cut = int((sequences.sizes > max_positions).sum())
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class LraDataset(FairseqDataset):
         return {"id": int(index), "sequences": [tokens[: self.max_positions] + 1 for tokens in sequences], "label": label}
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch, padded on the right to a length of `even_length`; `ntokens` are real ones.
+        """A batch, padded on the right to one of the `even_lengths`; `ntokens` are real ones.
 
         Empty for no samples: fairseq evens workers out with those.
         """
@@ -93,11 +95,11 @@ class LraDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         """What an example counts towards --max-tokens: the length that its longest sequence is padded to."""
-        return even_length(int(self.sizes[index]), self.longest)
+        return int(self.padded_sizes[index])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """As `num_tokens`, int64 `[n]` for `[n]`."""
-        return np.array([self.num_tokens(index) for index in indices], dtype=np.int64)
+        return self.padded_sizes[indices]
 
     def size(self, index: int) -> int:
         """Tokens of its longest sequence."""
@@ -105,7 +107,7 @@ class LraDataset(FairseqDataset):
 
     def _pad(self, sequences: tuple[Tensor, ...]) -> Tensor:
         padded = pad_sequence(sequences, batch_first=True, padding_value=PAD)
-        more = even_length(padded.shape[1], self.longest) - padded.shape[1]
+        more = int(even_lengths(padded.shape[1], self.longest)) - padded.shape[1]
         return F.pad(padded, (0, more), value=PAD)
 
     def ordered_indices(self) -> np.ndarray:

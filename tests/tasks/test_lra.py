@@ -10,7 +10,7 @@ import torch
 from fairseq import options
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
-from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask, even_length
+from momentum_fairseq.tasks.lra import LRA_TASKS, PAD, LraConfig, LraTask, even_lengths
 from tests import data_workers
 from tests.lra_sets import COUNTS, write_set
 
@@ -93,14 +93,14 @@ def test_batches_have_few_lengths_a_sixteenth_above_their_own_at_most(tmp_path, 
     longest = int(task.dataset("test").sizes.max())
     for batch in batches(task, "test", max_sentences=1):
         (tokens,) = batch["net_input"]["sequences"]
-        assert tokens.ne(PAD).sum() == batch["ntokens"] and tokens.shape[1] == even_length(batch["ntokens"], longest)
+        assert tokens.ne(PAD).sum() == batch["ntokens"] and tokens.shape[1] == even_lengths(batch["ntokens"], longest)
     packed = batches(task, "test", max_sentences=None, max_tokens=200)
     assert all(batch["net_input"]["sequences"][0].numel() <= 200 for batch in packed)
     lengths = range(1, 4001)
-    even = [even_length(length, 4000) for length in lengths]
+    even = [even_lengths(length, 4000) for length in lengths]
     assert all(length <= width <= length * 17 / 16 for length, width in zip(lengths, even, strict=True))
     assert len({width for width in even if 1024 < width <= 2048}) == 16
-    assert even_length(1990, 2000) == even_length(2000, 2000) == 2000
+    assert even_lengths(1990, 2000) == even_lengths(2000, 2000) == 2000
 
 
 def test_a_batch_holds_at_most_max_tokens(folder):
@@ -113,7 +113,7 @@ def test_the_longest_sequence_fits_where_max_tokens_are_no_more(tmp_path):
     task = build(write_set(tmp_path, lengths=(33, 90)), max_positions=2000)
     task.load_dataset("test")
     longest = int(task.dataset("test").sizes.max())
-    assert even_length(longest, 2000) > longest
+    assert even_lengths(longest, 2000) > longest
     found = batches(task, "test", max_sentences=None, max_tokens=longest)
     assert sum(batch["nsentences"] for batch in found) == COUNTS["test"]
 
