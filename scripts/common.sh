@@ -77,10 +77,14 @@ is_trained() {
     ((updates >= MAX_UPDATE))
 }
 
-# claim_training FOLDER: this run alone trains there, as long as it or what it has started lives.
+# claim_training FOLDER: this run alone trains there, as long as it or what it has started lives; what it starts claims nothing anew.
 claim_training() {
-    exec 7>"$1/.training.lock"
-    flock -n 7 || die "$1: another run is training there; wait for it or name another folder"
+    local folder
+    folder=$(realpath "$1")
+    [[ ${CLAIMED_TRAINING:-} != "$folder" ]] || return 0
+    exec 7>"$folder/.lock"
+    flock -n 7 || die "$folder: another training is running there; wait for it or name another folder"
+    export CLAIMED_TRAINING=$folder
 }
 
 # keep_schedule FOLDER SCHEDULE: a training goes on with the learning rates that it began with; FOLDER/schedule.txt has them, unless

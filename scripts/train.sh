@@ -126,8 +126,7 @@ share_batch() {
 
 # Keeps OUT to one training and to one pair of dictionaries; they stay beside the checkpoints that can't be read without them.
 claim_out() {
-    exec 9>"$OUT/.lock"
-    flock -n 9 || die "OUT=$OUT: another training is running there; wait for it or name another folder"
+    claim_training "$OUT"
     local dictionary
     for dictionary in "$DATA"/data-bin/dict.*.txt; do
         if [[ -f $OUT/checkpoint_last.pt && -f $OUT/${dictionary##*/} ]]; then

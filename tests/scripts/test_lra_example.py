@@ -35,9 +35,9 @@ def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_s
     folder.mkdir(parents=True)
     (folder / "settings.txt").write_text("the first's\n")
     settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
-    with held(folder / ".training.lock"):
+    with held(folder / ".lock"):
         refused = recipe("run.sh", ATTENTION="linear", NAME="mine", **settings)
-    assert refused.returncode == 1 and "another run is training there; wait for it" in refused.stderr
+    assert refused.returncode == 1 and "another training is running there; wait for it" in refused.stderr
     assert (folder / "settings.txt").read_text() == "the first's\n"
 
 
