@@ -141,7 +141,7 @@ def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: f
     last = v[:, first:] if rest is None else v[:, first:] * rest.unsqueeze(2)
     state = sum_of_products(last, k[:, first:])
     if first:
-        state.add_(sum_of_products(v[:, :first], k[:, :first]))
+        sum_of_products(v[:, :first], k[:, :first], onto=state)
     if scale != 1:
         state.mul_(scale)
     sums = k.sum(1, keepdim=True)
