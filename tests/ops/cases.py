@@ -43,6 +43,11 @@ def float32_errors(attention, *, length):
     return [((mine.double() - other).norm() / other.norm()).item() for mine, other in zip(ours, exact, strict=True)]
 
 
+def relative_rms(ours, exact):
+    """The error of `ours` against float64."""
+    return ((ours.double() - exact).norm() / exact.norm()).item()
+
+
 def assert_same(ours, theirs, tolerance=1e-10):
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)

@@ -5,7 +5,7 @@ import torch
 from momentum_fairseq.ops import causal_momentum_attention, recurrent_momentum_attention
 from momentum_fairseq.ops.kernels import causal_setting
 from tests.ops import kernel_cases
-from tests.ops.cases import padding_mask
+from tests.ops.cases import padding_mask, relative_rms
 from tests.ops.kernel_cases import DEVICE, LIMITS, doubled, with_gradients
 
 LINEAR = {"momentum": 0.0, "step_size": 1.0}  # of the recurrence
@@ -28,10 +28,6 @@ def mask_of(length, side, batch=2):
         mask[0] = False
         return mask.to(DEVICE)
     return padding_mask(batch, length, side).to(DEVICE)
-
-
-def relative_rms(ours, exact):
-    return ((ours.double() - exact).norm() / exact.norm()).item()
 
 
 def assert_exact(ours, exact, leaves):

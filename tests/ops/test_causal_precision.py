@@ -4,17 +4,13 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import causal_linear_attention, causal_momentum_attention, momentum_attention_step
-from tests.ops.cases import inputs, padding_mask
+from tests.ops.cases import inputs, padding_mask, relative_rms
 
 HALVES = (torch.bfloat16, torch.float16)
 ATTENTIONS = {
     "linear": causal_linear_attention,
     "momentum": lambda q, k, v, **more: causal_momentum_attention(q, k, v, momentum=0.999, step_size=1.0, **more),
 }
-
-
-def relative_rms(ours, exact):
-    return ((ours.double() - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.6, 0.9, 0.99, 0.999, 0.9999, 0.99999])

@@ -13,7 +13,8 @@ from momentum_fairseq.ops import (
     recurrent_momentum_attention,
 )
 from momentum_fairseq.ops.kernel_choice import VARIABLE
-from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, relative_rms, split_into
+from tests.ops.cases import relative_rms
+from tests.ops.causal_kernel_cases import LINEAR, assert_exact, inputs, mask_of, split_into
 from tests.ops.kernel_cases import DEVICE, draw
 
 pytest_plugins = ["tests.ops.kernel_fixtures"]
