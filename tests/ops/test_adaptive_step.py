@@ -41,6 +41,23 @@ def test_values_and_gradients_are_those_of_torchs_operations(name):
 
 
 @pytest.mark.parametrize("name", ["output", "velocity"])
+def test_a_norm_below_eps_changes_nothing_where_the_momentum_is_not_cut_off_either(name):
+    """Of a_k − a_{k−1} in the first row, of the reference in the second."""
+    x, push, change, reference = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    reference *= torch.tensor([[0.1], [1e-10]])
+    last_push, velocity = (reference, x) if name == "output" else (push, reference)
+    push = last_push + torch.tensor([[1e-9], [1e-6]]) * change
+
+    def gradients(step):
+        tensors = [tensor.clone().requires_grad_() for tensor in (x, push, last_push, velocity)]
+        out, _, momentum = step(*tensors, reference_of(tensors, name), step_size=0.9, delta=1e-3, eps=1e-6)
+        assert ((momentum > 0.1) & (momentum < 0.999)).any()
+        return torch.autograd.grad((out.sum(-1, keepdim=True) * momentum).sum(), tensors)
+
+    torch.testing.assert_close(gradients(adaptive_step), gradients(plain_step), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["output", "velocity"])
 def test_first_and_second_gradients_are_the_derivatives(name):
     tensors = [tensor.detach()[:, 1:3].requires_grad_() for tensor in case()]
 
@@ -72,6 +89,16 @@ def test_mixed_dtypes_go_by_torchs_operations():
     assert (out.dtype, new_velocity.dtype, momentum.dtype) == (torch.float32, torch.bfloat16, torch.float32)
     gradients = torch.autograd.grad(out.sum(), (x, push, last_push, velocity))
     assert [gradient.dtype for gradient in gradients] == [torch.float32] + 3 * [torch.bfloat16]
+
+
+def test_the_gradient_of_the_momentum_is_summed_beyond_what_float16_holds():
+    x, push, last_push, _ = (tensor.detach() for tensor in case(torch.float16))
+    velocity = torch.full_like(x, 30.0)
+    tensors = [tensor[:, 1:3].requires_grad_() for tensor in (x, push, last_push, velocity)]
+    out, _, momentum = adaptive_step(*tensors, tensors[2], **NUMBERS)
+    assert ((momentum > 0) & (momentum < 0.9)).any()
+    gradients = torch.autograd.grad(out, tensors, torch.full_like(out, 600.0))  # the sum of 5 · 600 · 0.9 · 30 is 81000
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_autograd_keeps_only_what_came_in():

@@ -93,6 +93,14 @@ def test_low_precision_is_at_most_twice_as_far_off_as_the_plain_form(block, dtyp
         assert of_blocked <= 2 * of_plain + torch.finfo(dtype).eps
 
 
+def test_the_gradient_of_a_word_that_is_too_rare_for_float16_is_there_once_the_loss_is_scaled():
+    """Its probability is 1.5e-8, the least number of float16 6e-8."""
+    hidden, weight = (torch.tensor(x, dtype=torch.float16, requires_grad=True) for x in ([[1.0]], [[18.0], [0.0]]))
+    loss, _ = blocked_cross_entropy(hidden, weight, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(2**15 * loss, weight)
+    torch.testing.assert_close(gradient[1].float(), 2**15 * torch.tensor([-18.0]).exp(), rtol=1e-3, atol=0)
+
+
 def test_under_autocast_the_products_are_in_its_type_and_the_gradients_in_the_leaves(block):
     hidden, weight, targets = case(40, torch.float32)
     low = [x.detach().bfloat16().requires_grad_() for x in (hidden, weight)]
@@ -119,6 +127,14 @@ def test_without_gradients_none_are_taken(block, monkeypatch):
 def test_no_more_than_a_block_of_logits_is_held(rows):
     assert module.rows_a_block(rows, 40_000, torch.device("cpu")) == min(rows, (1 << 24) // 40_000)
     assert module.rows_a_block(rows, 1 << 30, torch.device("cpu")) == 1
+
+
+def test_a_second_derivative_is_refused():
+    hidden, weight, targets = case(5)
+    loss, _ = blocked_cross_entropy(hidden, weight, targets)
+    (gradient,) = torch.autograd.grad(loss.square(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_shapes_that_disagree_are_refused():
