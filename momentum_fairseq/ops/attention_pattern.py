@@ -61,7 +61,7 @@ def linear_pattern(
         right = (k if weights is None else k * weights.to(k.dtype).unsqueeze(-1)).transpose(-1, -2)
         if quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], q.shape[3]):
             return AttentionPattern(q @ right, None)
-        return AttentionPattern(q.expand(right.shape[0], -1, -1, -1), right)
+        return AttentionPattern(q, right)
 
 
 def softmax_pattern(q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:

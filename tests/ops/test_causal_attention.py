@@ -279,6 +279,11 @@ def test_a_state_is_float32_at_least(kind):
         assert {x.dtype for x in state} == {expected}
 
 
+def test_a_state_keeps_no_memory_but_its_own(kind):
+    _, state = attention(kind)(*(x.detach() for x in inputs(150, 150)), return_state=True)
+    assert all(x.untyped_storage().nbytes() == x.nbytes for x in state)
+
+
 def test_other_numbers_of_queries_than_keys_are_refused(kind):
     with pytest.raises(ValueError, match="as many queries as keys, got N = 3, S = 4"):
         attention(kind)(*inputs(3, 4))

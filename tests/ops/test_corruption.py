@@ -80,9 +80,10 @@ def test_the_same_generator_gives_the_same_damage():
 def test_the_floor_of_rate_times_length_words_are_damaged(rate, length, monkeypatch):
     """With every damage a replacement by an odd word, each damaged position shows once."""
     monkeypatch.setattr(torch, "randint", only_replacements(torch.randint))
-    out = run(sentences([length]), float(rate))
     expected = max(1, math.floor(Fraction(rate) * length))
-    assert (out == 999).sum() == expected
+    tokens = sentences([length])
+    for some in (tokens, tokens[:, 1:-1]):  # without special tokens the words are as many as the columns
+        assert (run(some, float(rate)) == 999).sum() == expected
 
 
 def only_replacements(randint):

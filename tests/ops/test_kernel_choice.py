@@ -29,21 +29,31 @@ def test_unset_or_empty_tensors_on_a_cpu_go_to_torch(value, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dim", "tf32", "kernel"),
+    ("dtypes", "dim", "tf32", "kernel"),
     [
-        (torch.bfloat16, 256, False, "triton"),
-        (torch.float16, 64, False, "triton"),
-        (torch.float32, 64, True, "triton"),
-        (torch.float32, 64, False, "torch"),
-        (torch.float64, 64, True, "torch"),
-        (torch.bfloat16, 257, False, "torch"),
+        ([torch.bfloat16] * 2, 256, False, "triton"),
+        ([torch.float16] * 2, 64, False, "triton"),
+        ([torch.float32] * 2, 64, True, "triton"),
+        ([torch.float32] * 2, 64, False, "torch"),
+        ([torch.bfloat16, torch.float32], 64, False, "torch"),
+        ([torch.float64] * 2, 64, True, "torch"),
+        ([torch.bfloat16] * 2, 257, False, "torch"),
     ],
 )
-def test_unset_tensors_on_a_gpu_go_to_triton_where_tensor_cores_can_multiply_them(dtype, dim, tf32, kernel, monkeypatch):
+def test_unset_tensors_on_a_gpu_go_to_triton_where_tensor_cores_can_multiply_them(dtypes, dim, tf32, kernel, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=tf32))
-    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 1, 4, dim))
-    assert kernel_for(on_gpu, on_gpu) == kernel
+    q, v = (SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 1, 4, dim)) for dtype in dtypes)
+    assert kernel_for(q, v) == kernel
+
+
+def test_a_name_settles_it_within_its_own_context(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "reference")
+    with kernel_choice.kernel("torch"):
+        with kernel_choice.kernel("reference"):
+            assert kernel_for(*tensors()) == "reference"
+        assert kernel_for(*tensors()) == "torch"
+    assert kernel_for(*tensors()) == "reference"
 
 
 def test_an_unknown_name_is_refused_with_the_choices(monkeypatch):

@@ -67,6 +67,11 @@ def test_no_value_is_impossible_in_float32_however_far_out():
     assert parameters.grad.isfinite().all()
 
 
+def test_no_value_is_impossible_in_float32_however_wide_the_scale():
+    found = log_probs(mixture([0.0], [0.0], [1000.0], torch.float32))
+    assert found.isfinite().all() and found.exp().sum().item() == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("value", [0, 1, 254, 255])
 def test_gradients_are_those_of_the_log_probability_at_edges_too(value):
     parameters = some_mixtures(torch.float64)[:3].requires_grad_()

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -175,9 +176,10 @@ def test_a_step_size_that_is_not_positive_is_refused_by_its_value(step_size):
 
 
 @pytest.mark.parametrize("name", ["momentum", "step_size"])
-def test_a_tensor_that_is_not_one_value_a_head_is_refused(name):
-    numbers = {"momentum": 0.5, "step_size": 1.0, name: torch.full((3,), 0.5)}
-    with pytest.raises(ValueError, match=rf"{name} must be a number or a tensor \[H\] = \[2\], got shape \(3,\)"):
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_a_tensor_that_is_not_one_value_a_head_is_refused(name, shape):
+    numbers = {"momentum": 0.5, "step_size": 1.0, name: torch.full(shape, 0.5)}
+    with pytest.raises(ValueError, match=rf"{name} must be a number or a tensor \[H\] = \[2\], got shape {re.escape(str(shape))}"):
         momentum_attention(*inputs(2, 2), **numbers)
 
 

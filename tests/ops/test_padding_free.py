@@ -268,6 +268,12 @@ def test_the_adaptor_takes_states_and_sequences_without_padding():
         assert_same([ours[:, part].transpose(1, 2)], [expected])
 
 
-def test_the_adaptor_refuses_a_scale_that_is_not_positive():
-    with pytest.raises(ValueError, match="scale must be positive and finite, got 0"):
-        chunk_momentum_attn(*(x.transpose(1, 2) for x in inputs(3, 3)), 0.9, scale=0)
+@pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan])
+def test_the_adaptor_refuses_a_scale_that_is_not_positive_and_finite(scale):
+    with pytest.raises(ValueError, match=f"scale must be positive and finite, got {scale}"):
+        chunk_momentum_attn(*(x.transpose(1, 2) for x in inputs(3, 3)), 0.9, scale=scale)
+
+
+def test_the_adaptor_refuses_tensors_without_a_head_axis():
+    with pytest.raises(ValueError, match=r"attention takes q \[B,H,N,D\].*got q \(3, 3, 5\)"):
+        chunk_momentum_attn(*(x[:, 0] for x in inputs(3, 3)), 0.9)
