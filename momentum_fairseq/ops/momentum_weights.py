@@ -29,7 +29,7 @@ def momentum_weights(
         return unpadded_weights(keys, momentum, step_size, dtype, device)
     real = ~key_padding_mask
     seen = real.cumsum(-1)
-    count = (seen[:, -1:] - seen + real).clamp(min=1).to(dtype).unsqueeze(1)
+    count = (seen[:, -1:] - seen + real).to(dtype).unsqueeze(1)
     return weights_of_counts(count, momentum, step_size)
 
 
@@ -42,7 +42,7 @@ def unpadded_weights(
 
 
 def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float | Tensor) -> Tensor:
-    """γ (1 − β^c) / (1 − β) for counts c >= 1 of any shape `[..., S]`; `[..., H, S]` with one momentum or step size a head."""
+    """γ (1 − β^c) / (1 − β) for counts c >= 0 of any shape `[..., S]`; `[..., H, S]` with one momentum or step size a head."""
     if isinstance(momentum, Tensor):
         momentum = momentum.to(count.dtype).unsqueeze(-1)
         # Two forms, for the gradients: the first keeps its digits down to 0, the second up to 1.

@@ -79,7 +79,13 @@ def test_a_kind_without_momentum_can_not_learn_it(kind):
         attention(kind, momentum_learned=True)
 
 
-@pytest.mark.parametrize(("beta", "gamma"), [(0.1, 0.05), (0.6, 0.6), (0.99, 2.0), (0.5, 100.0)])
+@pytest.mark.parametrize("kind", ["linformer", "nystrom", "performer", "reformer", "rfa", "softmax"])
+def test_a_kind_without_a_feature_map_takes_none(kind):
+    with pytest.raises(ValueError, match=f"{kind} attention takes no feature map \\(got 'hedgehog'\\)"):
+        attention(kind, feature_map="hedgehog")
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(0.1, 0.05), (0.6, 0.6), (0.99, 2.0), (0.5, 1000.0)])
 def test_learned_values_start_at_the_given_ones(beta, gamma):
     learned = MomentumAttention(3, AttentionOptions(momentum=beta, step_size=gamma, momentum_learned=True))
     shapes = {name: tuple(parameter.shape) for name, parameter in learned.named_parameters()}
@@ -149,6 +155,15 @@ def test_a_feature_map_is_taken_of_queries_and_keys(feature_map, keys):
     qkv = torch.stack([x.transpose(1, 2) for x in (q, k, v)], dim=2)  # [B,N,3,H,D]
     for out in (module(q, k, v, None), module.joint(qkv, None), module.recall(q, module.remember(k, v, None))):
         torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "momentum"])
+def test_a_named_implementation_computes_queries_keys_and_values_side_by_side_too(kind, monkeypatch):
+    module, qkv = attention(kind).attention, torch.randn(2, 3, 3, 2, 6, dtype=torch.float64)
+    expected = module.joint(qkv, None)
+    monkeypatch.setenv("MOMENTUM_FAIRSEQ_KERNEL", "reference")
+    monkeypatch.delattr("momentum_fairseq.modules.attention_kinds.short_attention")
+    assert_same([module.joint(qkv, None)], [expected])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -274,6 +289,15 @@ def test_one_row_of_queries_and_keys_serves_the_whole_batch(options, keys):
         assert_same([module.weigh(v, pattern)], [expected])
         order = torch.tensor([2, 0])
         assert_same([module.weigh(v[order], pattern.reorder(order))], [expected[order]])
+
+
+@pytest.mark.parametrize("kind", ["linear", "momentum", "softmax"])
+def test_what_is_kept_of_queries_and_keys_takes_no_more_room_than_they_do(kind):
+    module = attention(kind).attention
+    for keys in (5, 40):
+        q, k = (torch.randn(1, 2, keys, 6, dtype=torch.float64) for _ in range(2))
+        kept = [x for x in module.pattern(q, k, None) if x is not None]
+        assert sum(x.numel() for x in kept) <= q.numel() + k.numel()
 
 
 @pytest.mark.parametrize("options", VARIANTS)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.utils.prune
 from torch import nn
 
-from momentum_fairseq.modules import FEED_FORWARDS, AttentionOptions, MultiheadAttention
+from momentum_fairseq.modules import ATTENTION_KINDS, FEED_FORWARDS, AttentionOptions, MultiheadAttention
 from momentum_fairseq.modules.packed_linear import HAS_ONEDNN, JointLinear, PackedLinear, Packing, packed_weights
 
 pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch is built without oneDNN")
@@ -56,7 +56,7 @@ def test_a_feed_forward_is_the_same_with_packed_weights(kind):
     torch.testing.assert_close(packed(module, x), module(x).detach(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "momentum", "reformer"])
+@pytest.mark.parametrize("kind", sorted(ATTENTION_KINDS))
 def test_self_attention_is_the_same_with_packed_weights(kind):
     torch.manual_seed(1)
     module = MultiheadAttention(20, 2, AttentionOptions(kind=kind), self_attention=True).eval()

@@ -138,6 +138,19 @@ def test_a_size_that_a_kind_does_not_have_or_can_not_be_is_refused(kind, sizes, 
         MultiheadAttention(12, 2, AttentionOptions(kind=kind, sizes=AttentionSizes(**sizes)))
 
 
+@pytest.mark.parametrize(("kind", "sizes"), [(kind, dict.fromkeys(SIZES[kind], 1)) for kind in sorted(SIZES)])
+def test_every_size_may_be_one(kind, sizes):
+    module = MultiheadAttention(12, 2, AttentionOptions(kind=kind, sizes=AttentionSizes(**sizes)), self_attention=True)
+    x = torch.randn(2, 5, 12)
+    assert module(x, x, x).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["performer", "reformer", "rfa"])
+def test_a_redraw_interval_of_zero_is_taken(kind):
+    module = MultiheadAttention(12, 2, AttentionOptions(kind=kind, sizes=AttentionSizes(redraw_interval=0)))
+    assert [part.interval for part in module.modules() if hasattr(part, "interval")] == [0]
+
+
 @pytest.mark.parametrize("kind", sorted(SIZES))
 def test_a_kind_without_momentum_can_not_learn_it(kind):
     with pytest.raises(ValueError, match=f"{kind} attention has no momentum to learn"):

@@ -101,6 +101,13 @@ def test_a_long_sequence_is_the_recorded_one():
     assert_same(ours, value_and_gradients(lambda: linear_order(q, k, v, weights, None, 1e-6), q, k, v))
 
 
+def test_a_long_sequence_with_padding_counts_its_own_keys():
+    mask = padding_mask(2, STEADY + 3, "right")
+    q, k, v = (x.detach() for x in inputs(4, STEADY + 3, batch=2))
+    alone = momentum_attention(q[1:], k[1:, :, ~mask[1]], v[1:, :, ~mask[1]], momentum=0.6, step_size=0.7)
+    assert_same([momentum_attention(q, k, v, momentum=0.6, step_size=0.7, key_padding_mask=mask)[1:]], [alone])
+
+
 def test_what_comes_in_is_not_written_over(order):
     leaves = inputs(5, 9)
     before = [x.detach().clone() for x in leaves]

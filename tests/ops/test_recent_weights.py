@@ -24,6 +24,12 @@ def test_it_is_the_recurrence(momentum, length):
     assert_same(ours, value_and_gradients(lambda: recurrent_momentum_attention(q, k, v, **numbers), q, k, v))
 
 
+def test_a_step_size_a_head_takes_a_state_of_two_matrices():
+    q, k, v = (x.detach() for x in inputs(320, 320, dim=3, value_dim=2))
+    numbers = {"momentum": 0.1, "step_size": torch.tensor([0.5, 2.0], dtype=torch.float64)}
+    assert_same([causal_momentum_attention(q, k, v, **numbers)], [recurrent_momentum_attention(q, k, v, **numbers)])
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.6, 0.75])
 def test_no_digits_of_float32_are_lost(momentum):
     assert recent_weights(64, momentum, 1.0, torch.float32, CPU) is not None
