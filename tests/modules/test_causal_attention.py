@@ -112,12 +112,14 @@ def test_the_state_of_linear_and_momentum_attention_does_not_grow(kind):
     assert (len(set(sizes)) == 1) == (kind != "softmax")
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["linear", "momentum"])
-def test_the_state_stays_in_float32_under_half_precision(kind, dtype):
+def test_the_state_stays_in_float32_under_half_precision(kind, dtype, gradients):
     module = attention(kind).to(dtype)
-    out, state = module.step(normal(2, 1, 12).to(dtype), None, None)
-    out, state = module.step(normal(2, 1, 12).to(dtype), None, state)
+    with torch.set_grad_enabled(gradients):
+        out, state = module.step(normal(2, 1, 12).to(dtype), None, None)
+        out, state = module.step(normal(2, 1, 12).to(dtype), None, state)
     assert out.dtype == dtype
     assert all(x.dtype == torch.float32 for x in state)
 

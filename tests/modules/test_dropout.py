@@ -24,6 +24,13 @@ def test_elements_are_dropped_with_probability_p_and_scaled_so_that_the_mean_sta
     assert torch.equal(kept, torch.full_like(kept, 1 / exact))
 
 
+@pytest.mark.parametrize("p", [1 - 1 / LEVELS, 1 - 1e-9])
+def test_at_the_largest_probability_below_one_some_elements_are_kept(p):
+    kept = dropped(p, 1_000_000)
+    assert kept.unique().tolist() == [0, LEVELS]
+    assert 1 <= kept.count_nonzero() <= 35  # 15 ± 5 · 4
+
+
 def test_elements_are_dropped_independently_of_their_neighbours():
     """Four share a draw of 64 bits: the joint counts of the four are those of a product, by χ²."""
     p = 0.3

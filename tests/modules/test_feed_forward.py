@@ -61,6 +61,14 @@ def test_autocast_changes_no_more_than_its_rounding(kind, normalize_before, dtyp
 
 
 @pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
+def test_the_networks_start_as_xavier_has_it_and_without_biases(kind):
+    parameters = dict(build(kind).named_parameters())
+    for name in [name for name in parameters if ".weight" in name and "norm" not in name]:
+        assert 0.9 * (6 / 15) ** 0.5 < parameters[name].abs().max() <= (6 / 15) ** 0.5
+        assert not parameters[name.replace("weight", "bias")].any()
+
+
+@pytest.mark.parametrize("kind", sorted(FEED_FORWARDS))
 def test_gelu_takes_the_place_of_relu(kind):
     module, x = build(kind, activation="gelu"), torch.randn(2, 3, 6, dtype=torch.float64)
     networks = [module.ffn, module.gate] if kind == "highway" else [module.ffn]

@@ -96,6 +96,27 @@ def test_half_precision_of_the_inputs_is_all_that_is_lost(kind, layer, dtype):
     torch.testing.assert_close(out[real].float(), expected[real], rtol=own * rounding, atol=own * rounding * scale)
 
 
+def test_performer_reads_long_keys_in_every_form():
+    """Features of so long keys are tiny: an eps as linear attention's would leave zeros."""
+    torch.manual_seed(1)
+    module = ATTENTION_KINDS["performer"](2, AttentionOptions(kind="performer", place=AttentionPlace(head_dim=32)))
+    q, k, v = 6 * torch.randn(3, 1, 2, 9, 32)
+
+    def forms(q, k, v):
+        kept = module.recall(q, module.remember(k, v, None)), module.weigh(v, module.pattern(q, k, None))
+        with torch.no_grad():
+            first, state = module.step(q[:, :, :1], k[:, :, :1], v[:, :, :1], None, None)
+            second, state = module.step(q[:, :, 1:2], k[:, :, 1:2], v[:, :, 1:2], None, state)
+            rest, _ = module.step(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], None, state)
+        return module(q, k, v, None), *kept, module.causal(q, k, v, None), torch.cat([first, second, rest], dim=2)
+
+    ours = forms(q, k, v)
+    module.double()
+    for mine, exact in zip(ours, forms(q.double(), k.double(), v.double()), strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours[4], ours[3], rtol=1e-3, atol=1e-3)
+
+
 def test_the_keys_of_reformers_self_attention_are_its_queries():
     shared, apart = attention("reformer"), MultiheadAttention(12, 2, AttentionOptions(kind="reformer"))
     assert shared.k_proj is shared.q_proj and apart.k_proj is not apart.q_proj
