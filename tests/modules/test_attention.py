@@ -277,6 +277,15 @@ def test_remembering_a_source_for_many_queries_changes_nothing(options):
     assert_same([module.recall(query, module.remember(source, mask, many_queries=True))], [expected])
 
 
+@torch.no_grad()
+def test_remembering_a_source_for_many_queries_leaves_a_projection_that_does_more_where_it_is():
+    module = attention("momentum")
+    query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
+    plain = module.recall(query, module.remember(source, None, many_queries=True))
+    module.out_proj.register_forward_hook(lambda _, inputs, output: 2 * output)
+    assert_same([module.recall(query, module.remember(source, None, many_queries=True))], [2 * plain])
+
+
 @pytest.mark.parametrize("keys", [5, 40])
 @pytest.mark.parametrize("options", VARIANTS)
 def test_one_row_of_queries_and_keys_serves_the_whole_batch(options, keys):

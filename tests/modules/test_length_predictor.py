@@ -53,6 +53,13 @@ def test_of_equally_probable_lengths_the_shortest_goes_first():
     predictor = LengthPredictor(4, 1, max_offset=2)
     logits = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0]])
     assert predictor.lengths(logits, torch.tensor([10]), 5, max_length=100).tolist() == [[9, 11, 12, 8, 10]]
+    predictor = LengthPredictor(4, 1, max_offset=20)  # from 17 numbers on torch's sort needn't keep their order
+    assert predictor.lengths(torch.zeros(1, 41), torch.tensor([50]), 41, max_length=100).tolist() == [list(range(30, 71))]
+
+
+def test_a_negative_offset_is_refused():
+    with pytest.raises(ValueError, match=r"\(--max-length-offset\) must not be negative, got -1"):
+        LengthPredictor(4, 1, max_offset=-1)
 
 
 def test_more_lengths_than_there_are_are_refused():

@@ -54,8 +54,10 @@ def test_a_copy_made_after_the_weights_have_changed_has_the_new_ones():
         torch.testing.assert_close(by_steps(packed_copy(module), x, source), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_layer_that_trains_or_takes_gradients_is_not_copied():
+def test_a_layer_that_trains_or_takes_gradients_or_runs_under_autocast_is_not_copied():
     module = layer()
     assert packed_copy(module) is module
+    with torch.no_grad(), torch.autocast("cpu"):
+        assert packed_copy(module) is module
     with torch.no_grad():
         assert packed_copy(module.train()) is module

@@ -83,6 +83,10 @@ def hook(parent: nn.Module, name: str) -> None:
     parent.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
+def hook_before(parent: nn.Module, name: str) -> None:
+    parent.get_submodule(name).register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+
+
 def wrap(parent: nn.Module, name: str) -> None:
     linear = parent.get_submodule(name)
     plain = linear.forward
@@ -104,7 +108,7 @@ def leave_out_the_bias(parent: nn.Module, name: str) -> None:
     setattr(parent, name, nn.Linear(20, parent.get_submodule(name).out_features, bias=False))
 
 
-@pytest.mark.parametrize("change", [adapt, hook, wrap, prune, replace_by_another, leave_out_the_bias])
+@pytest.mark.parametrize("change", [adapt, hook, hook_before, wrap, prune, replace_by_another, leave_out_the_bias])
 @pytest.mark.parametrize(
     ("part", "name"), [("attention", "q_proj"), ("attention", "v_proj"), ("highway", "ffn.0"), ("highway", "gate.0")]
 )
@@ -205,7 +209,7 @@ def test_a_model_gives_its_memory_back_at_once(build):
         gc.enable()
 
 
-def test_only_float32_without_gradients_and_without_autocast_is_packed():
+def test_only_float32_on_a_cpu_without_gradients_and_without_autocast_is_packed():
     linear = PackedLinear(20, 5).eval()
     with packed_weights(linear):
         assert linear.packed is None
@@ -215,8 +219,21 @@ def test_only_float32_without_gradients_and_without_autocast_is_packed():
             assert linear.packed is None
     with torch.no_grad(), torch.autocast("cpu"), packed_weights(linear.float()):
         assert linear.packed is None
+    elsewhere = PackedLinear(20, 5, device="meta").eval()
+    with torch.no_grad(), packed_weights(elsewhere):
+        assert elsewhere.packed is None
     with torch.no_grad(), packed_weights(linear):
         assert linear.packed is not None
+
+
+def test_parameters_made_in_inference_mode_which_hide_their_changes_are_not_packed():
+    x = torch.randn(3, 20)
+    with torch.inference_mode():
+        linear = PackedLinear(20, 5).eval()
+        with packed_weights(linear):
+            assert linear.packed is None
+            linear.weight.mul_(2)
+            torch.testing.assert_close(linear(x), x @ linear.weight.T + linear.bias)
 
 
 def test_nothing_is_packed_after_leaving_by_an_error():

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from momentum_fairseq.modules import AttentionOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import AttentionSizes
+from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
+from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
 from momentum_fairseq.modules.random_draws import RandomDraws
 
 
@@ -22,6 +22,18 @@ def test_numbers_change_when_the_interval_is_over_and_only_then():
         seen.append(tuple(module().tolist()))
     assert [update for update in range(1, 35) if seen[update] != seen[update - 1]] == [10, 20, 30]
     assert len(set(seen)) == 4
+
+
+def test_no_two_draws_of_a_training_are_the_same():
+    module, seen = draws(1), set()
+    for update in range(2000):
+        module.set_num_updates(update)
+        seen.add(tuple(module().tolist()))
+    assert len(seen) == 2000
+
+
+def test_seed_and_number_are_saved_and_the_numbers_are_not():
+    assert set(draws(10).state_dict()) == {"seed", "number"}
 
 
 def test_an_interval_of_zero_keeps_the_first_draw():
@@ -73,6 +85,16 @@ def test_attention_draws_anew_by_its_interval(kind):
         outputs.append(module(x, x, x).detach())
     changed = [update for update in range(1, 7) if not torch.equal(outputs[update], outputs[update - 1])]
     assert changed == [3, 6]
+
+
+def test_reformers_rotations_for_short_sentences_are_the_first_of_those_for_long_ones():
+    def rotations(max_length: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        options = AttentionOptions(kind="reformer", place=AttentionPlace(max_length=max_length))
+        return ATTENTION_KINDS["reformer"](2, options).rotations()
+
+    assert rotations(512).shape == (2, 4, 64, 4) and rotations(1024).shape == (2, 4, 64, 8)
+    assert torch.equal(rotations(512), rotations(1024)[..., :4])
 
 
 @pytest.mark.parametrize("kind", ["performer", "rfa", "reformer"])

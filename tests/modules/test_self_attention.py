@@ -166,6 +166,14 @@ def test_every_size_may_be_one(kind, sizes):
     assert module(x, x, x).isfinite().all()
 
 
+@pytest.mark.parametrize("kind", sorted(SIZES))
+def test_a_sentence_of_the_greatest_length_is_read(kind):
+    options = AttentionOptions(kind=kind, sizes=AttentionSizes(**SIZES[kind]), place=AttentionPlace(max_length=25))
+    for self_attention in (False, True):
+        module, x = MultiheadAttention(12, 2, options, self_attention=self_attention), torch.randn(2, 25, 12)
+        assert module(x, x, x).isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["performer", "reformer", "rfa"])
 def test_a_redraw_interval_of_zero_is_taken(kind):
     module = MultiheadAttention(12, 2, AttentionOptions(kind=kind, sizes=AttentionSizes(redraw_interval=0)))
