@@ -72,7 +72,7 @@ def nystrom_source(
         key_landmarks = means @ keys
         query_landmarks = key_landmarks
         if queries is not None:
-            _, queries, _ = in_full_precision(queries, queries, v, key_padding_mask)
+            _, queries, _ = in_full_precision(queries, queries, v)
             query_landmarks = means @ queries
         kernel = landmark_kernel(query_landmarks, key_landmarks, unused)
         read = softmax_attention(query_landmarks, keys, values, key_padding_mask=key_padding_mask)

@@ -94,6 +94,15 @@ def test_a_decoder_layer_is_self_positional_and_cross_attention_then_feed_forwar
     assert set(velocities) == ({"self", "positional", "cross"} if chain == "separate" else {"shared"})
 
 
+def test_momenta_are_those_of_the_sub_layers_since_they_were_last_taken():
+    layer, x, velocities = build(EncoderLayer, connection="adaptive"), normal(2, 5, 12), Velocities()
+    layer(x, None, velocities)
+    assert velocities.take_momenta() == []  # the first sub-layer of a chain has none
+    layer(layer(x, None, velocities), None, velocities)
+    assert [momentum.shape for momentum in velocities.take_momenta()] == 2 * [(2, 5, 1)]
+    assert velocities.take_momenta() == []
+
+
 def test_a_shared_and_a_separate_chain_differ():
     x, source = normal(2, 5, 12), normal(2, 4, 12)
     shared, separate = (decode(build(DecoderLayer, chain=chain), x, source) for chain in ("shared", "separate"))

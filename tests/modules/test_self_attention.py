@@ -5,6 +5,7 @@ import torch
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
 from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
+from momentum_fairseq.ops.random_feature_attention import random_feature_attention, trigonometric_features
 
 SIZES = {
     "performer": {"features": 16},
@@ -115,6 +116,15 @@ def test_performer_reads_long_keys_in_every_form():
     for mine, exact in zip(ours, forms(q.double(), k.double(), v.double()), strict=True):
         torch.testing.assert_close(mine.double(), exact, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours[4], ours[3], rtol=1e-3, atol=1e-3)
+
+
+def test_rfa_scales_each_feature_of_each_heads_directions():
+    module = attention("rfa").attention
+    torch.nn.init.uniform_(module.scale, 0.5, 2.0)
+    q, k, v = torch.randn(3, 2, 2, 9, 6)
+    omega = torch.stack([module.directions()[head] * module.scale[head] for head in range(2)])
+    expected = random_feature_attention(trigonometric_features(q, omega), trigonometric_features(k, omega), v)
+    torch.testing.assert_close(module(q, k, v, None), expected)
 
 
 def test_the_keys_of_reformers_self_attention_are_its_queries():

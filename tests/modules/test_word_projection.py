@@ -94,10 +94,21 @@ def test_of_equal_logits_the_first_word_wins(monkeypatch, columns, mode):
 def test_scores_are_the_log_softmax_over_all_words(monkeypatch, columns, vocabulary, mode):
     use_small_blocks(monkeypatch, 200, 4, columns)
     model, weight = build(vocabulary)
-    x, chosen = hidden(9), torch.randint(3, vocabulary, (9,))
+    x, chosen = hidden(vocabulary), torch.arange(vocabulary)
     with mode(model):
         found = model.words.scores(x, chosen)
     expected = torch.log_softmax(x @ weight.T, -1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_of_half_precision_logits_are_summed_in_float32():
+    model, _ = build(200)
+    model.bfloat16()
+    x, chosen = hidden(9).bfloat16(), torch.arange(9)
+    with torch.no_grad():
+        expected = model.projection(x).float().log_softmax(-1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+        found = model.words.scores(x, chosen)
+    assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -68,6 +68,21 @@ def test_what_rounding_loses_is_counted_where_every_factor_is_rounded_as_far_as_
     assert screened(hidden, weight).tolist() == best(hidden, weight).tolist() == [100]
 
 
+def test_what_rounding_a_sum_loses_is_counted():
+    """257.0035 is summed up to 257, which rounds to 256; 257.0011 to 257.002, which rounds to 258."""
+    hidden, weight = torch.ones(1, 5), torch.zeros(200, 5)
+    weight[[50, 60], 0] = 256
+    weight[50, 1:] = 0.25 + 0.9 * 2**-10
+    weight[60, 1:] = torch.tensor([0.25 + 1.1 * 2**-10, 0.25, 0.25, 0.25])
+    assert (hidden.bfloat16() @ weight[[50, 60]].bfloat16().T).tolist() == [[256, 258]]
+    assert screened(hidden, weight).tolist() == best(hidden, weight).tolist() == [50]
+
+
+def test_what_fills_up_the_last_words_is_not_among_them():
+    hidden, weight = draw(20, 24).abs(), -draw(1000, 24, seed=1).abs()  # 8 words of zeros would score best
+    assert torch.equal(screened(hidden, weight), best(hidden, weight))
+
+
 def test_of_equal_words_the_first_wins():
     weight = (8 * draw(500, 24)).round() / 8
     weight[[77, 78, 94, 300, 499]] = weight[77].clone()

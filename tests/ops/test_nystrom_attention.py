@@ -106,6 +106,13 @@ def test_with_a_landmark_for_each_key_queries_of_another_sequence_get_softmax_at
     assert_same([out], [softmax_attention(q[:, :, :3], k, v)], tolerance=1e-8)
 
 
+@pytest.mark.parametrize("self_attention", [False, True])
+def test_landmarks_that_a_short_sentence_does_not_use_change_nothing(self_attention):
+    q, k, v = case(3)
+    few, many = (nystrom_attention(q, k, v, landmarks, self_attention=self_attention) for landmarks in (3, 64))
+    assert_same([many], [few])
+
+
 def test_queries_of_another_sequence_do_not_read_one_another():
     q, k, v = case(9)
     whole = nystrom_attention(q, k, v, 4, self_attention=False)
