@@ -124,6 +124,17 @@ def test_the_state_stays_in_float32_under_half_precision(kind, dtype, gradients)
     assert all(x.dtype == torch.float32 for x in state)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", CAUSAL_KINDS)
+def test_half_precision_comes_out_as_it_goes_in(kind, dtype):
+    module, x = attention(kind).to(dtype), normal(2, 5, 12).to(dtype)
+    expected = attention(kind)(x.double())
+    for out in (module(x), by_steps(module, x, None, [2, 1, 2])):
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+
+
 def test_learned_momentum_is_used_by_every_form():
     module, x = attention("momentum", momentum_learned=True), normal(2, 6, 12)
     before = module(x)

@@ -5,6 +5,7 @@ import torch
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
 from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
+from momentum_fairseq.modules.causal_attention import has_causal_form
 from momentum_fairseq.ops.random_feature_attention import random_feature_attention, trigonometric_features
 
 SIZES = {
@@ -95,6 +96,29 @@ def test_half_precision_of_the_inputs_is_all_that_is_lost(kind, layer, dtype):
     own = 4 if kind == "softmax" else 1  # torch's kernel computes in the dtype it is given
     scale = expected.abs().max().item()
     torch.testing.assert_close(out[real].float(), expected[real], rtol=own * rounding, atol=own * rounding * scale)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "layer"), [(kind, layer) for kind, layer in VARIANTS if kind != "softmax"])
+def test_between_the_projections_autocast_changes_nothing(kind, layer):
+    """Of softmax attention torch's own kernel computes in lower precision then."""
+    module = attention(kind, layer).attention
+    q, k, v = torch.randn(3, 2, 2, 30, 6)
+    q = k if kind == "reformer" else q
+    mask = torch.arange(30) >= torch.tensor([[30], [20]])
+
+    def forms():
+        found = [module(q, k, v, mask), module.recall(q, module.remember(k, v, mask)), module.weigh(v, module.pattern(q, k, mask))]
+        if has_causal_form(type(module)):
+            first, state = module.step(q[:, :, :1], k[:, :, :1], v[:, :, :1], None, None)
+            second, _ = module.step(q[:, :, 1:2], k[:, :, 1:2], v[:, :, 1:2], None, state)
+            found += [module.causal(q, k, v, mask), first, second]
+        return found
+
+    expected = forms()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = forms()
+    assert all(torch.equal(ours, other) for ours, other in zip(found, expected, strict=True))
 
 
 def test_performer_reads_long_keys_in_every_form():

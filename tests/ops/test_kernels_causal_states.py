@@ -22,13 +22,23 @@ pytestmark = pytest.mark.usefixtures("by_triton")
 
 
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize(("kind", "segments"), [("momentum", 1), ("momentum", 2), ("linear", 1), ("learned", 1), ("learned", 2)])
-def test_pieces_with_a_state_between_are_the_recurrence_in_one_go(kind, segments, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "segments", "dims"),
+    [
+        ("momentum", 1, (8, 8)),
+        ("momentum", 2, (8, 8)),
+        ("momentum", 1, (33, 40)),  # two blocks of columns of either
+        ("linear", 1, (8, 8)),
+        ("learned", 1, (8, 8)),
+        ("learned", 2, (8, 8)),
+    ],
+)
+def test_pieces_with_a_state_between_are_the_recurrence_in_one_go(kind, segments, dims, monkeypatch):
     split_into(monkeypatch, segments)
     length, cuts = 50, (0, 17, 50)
     mask = mask_of(length, "inside")
     numbers = LINEAR if kind == "linear" else {"momentum": 0.9, "step_size": 0.7}
-    leaves = inputs(length)
+    leaves = inputs(length, *dims)
     if kind == "learned":
         leaves += [torch.tensor([x], device=DEVICE, requires_grad=True) for x in (0.9, 0.7)]
 
@@ -49,6 +59,15 @@ def test_pieces_with_a_state_between_are_the_recurrence_in_one_go(kind, segments
         return recurrent_momentum_attention(q, k, v, key_padding_mask=mask, **given)
 
     assert_exact(pieces, whole, leaves)
+
+
+def test_a_state_of_any_strides_gives_the_same():
+    q, k, v = (x.detach() for x in inputs(9))
+    state = MomentumState(draw(2, 1, 8, 8, seed=4), draw(2, 1, 8, 8, seed=5), draw(2, 1, 8, seed=6).exp())
+    views = MomentumState(*(x.transpose(0, -1).contiguous().transpose(0, -1) for x in state))
+    numbers = {"momentum": 0.9, "step_size": 0.7}
+    out, expected = (causal_momentum_attention(q, k, v, initial_state=x, **numbers) for x in (views, state))
+    assert torch.equal(out, expected)
 
 
 def test_the_state_is_that_of_equation_12():

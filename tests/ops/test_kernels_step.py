@@ -134,6 +134,24 @@ def test_inputs_of_any_strides_give_the_same():
     assert torch.equal(out, expected.expand(3, -1, -1))
 
 
+def test_a_state_of_any_strides_gives_the_same():
+    q, k, v = (x[:, :, 0] for x in detached(1, 1, 8, 8))
+    state = MomentumState(draw(2, 1, 8, 8, seed=4), draw(2, 1, 8, 8, seed=5), draw(2, 1, 8, seed=6).exp())
+    views = MomentumState(*(x.transpose(0, -1).contiguous().transpose(0, -1) for x in state))
+    numbers = dict(momentum=0.9, step_size=0.7)
+    (out, after), (expected, last) = (momentum_attention_step(q, k, v, x, **numbers) for x in (views, state))
+    assert all(torch.equal(a, b) for a, b in zip((out, *after), (expected, *last), strict=True))
+
+
+def test_the_rounding_of_a_momentum_near_one_is_not_added_up():
+    """The nearest float32 is 3e-8 off: by as much m would be wrong after each step, always to the same side."""
+    momentum, k = 1 - 1.5 * 2**-24, torch.zeros(1, 1, 64, device=DEVICE)
+    m = 1 + draw(1, 1, 64, 64).abs()
+    state = MomentumState(torch.zeros_like(m), m, torch.ones_like(k))
+    _, after = momentum_attention_step(torch.ones_like(k), k, k, state, momentum=momentum, step_size=1.0)
+    assert abs((after.m.double() / m.double()).mean().item() - momentum) < 5e-9
+
+
 def test_where_gradients_are_taken_torch_takes_them():
     q, k, v = inputs(3, 3, 8, 8)
     out, _ = steps(q, k, v, momentum_attention_step, momentum=0.9, step_size=0.7)

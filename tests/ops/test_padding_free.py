@@ -86,6 +86,17 @@ def test_triton_reads_each_sequence_where_it_lies(lengths, key_lengths, learned,
     assert_exact(kernel, with_gradients(alone, doubled(leaves)), LIMITS[torch.float32])
 
 
+def test_causal_sequences_whose_keys_are_cut_elsewhere_are_not_taken_for_their_queries(monkeypatch):
+    pytest.importorskip("triton")
+    leaves = [x.detach() for x in kernel_inputs(9, 9, 8, 9, batch=1)]
+    cu = {"cu_seqlens": bounds((3, 6)), "key_cu_seqlens": bounds((6, 3))}
+    found = []
+    for kernel in ("torch", "triton"):
+        monkeypatch.setenv(VARIABLE, kernel)
+        found.append(padding_free_attention(causal_momentum_attention, *leaves, **cu, **NUMBERS))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)
 @pytest.mark.parametrize("op", [op for op in OPS if op != "softmax"])
 def test_a_feature_map_is_taken_of_each_sequence(op, feature_map, monkeypatch):
@@ -201,10 +212,12 @@ def test_a_nan_stays_in_its_sequence():
     assert all(x[:, :, :4].isfinite().all() for x in (out, *gradients))
 
 
+@pytest.mark.parametrize("max_length", [None, 4])
 @pytest.mark.parametrize("lengths", [(), (0,), (0, 0)])
-def test_no_positions_give_none(lengths):
+def test_no_positions_give_none(lengths, max_length):
     q, k, v = inputs(0, 0, batch=1)
-    out = padding_free_attention(momentum_attention, q, k, v, cu_seqlens=bounds(lengths).cpu(), **NUMBERS)
+    cu = {"cu_seqlens": bounds(lengths).cpu(), "max_length": max_length}
+    out = padding_free_attention(momentum_attention, q, k, v, **cu, **NUMBERS)
     assert out.shape == (1, 2, 0, 3)
 
 
@@ -216,11 +229,12 @@ def test_no_positions_give_none(lengths):
         ([1, 4, 9], "cu_seqlens must begin with 0 and end with 9, as many as there are; got 1 and 9"),
         ([0.0, 9.0], "cu_seqlens must be int32 or int64 [n+1], got torch.float32 [2]"),
         ([[0, 9]], "cu_seqlens must be int32 or int64 [n+1], got torch.int64 [1, 2]"),
+        (torch.zeros(0, dtype=torch.long), "cu_seqlens must be int32 or int64 [n+1], got torch.int64 [0]"),
     ],
 )
 def test_bounds_that_do_not_describe_the_sequences_are_refused(cu, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        padding_free_attention(momentum_attention, *inputs(9, 9, batch=1), cu_seqlens=torch.tensor(cu), **NUMBERS)
+        padding_free_attention(momentum_attention, *inputs(9, 9, batch=1), cu_seqlens=torch.as_tensor(cu), **NUMBERS)
 
 
 def test_what_does_not_fit_together_is_refused():

@@ -33,6 +33,12 @@ def test_padding_passes_the_state_unchanged():
         assert_same([out[row : row + 1, :, real]], [recurrent_momentum_attention(*alone, momentum=0.9, step_size=1.0)])
 
 
+def test_it_is_summed_in_the_larger_dtype_of_keys_and_values():
+    q, k, v = inputs(6, 6)
+    mixed = recurrent_momentum_attention(q.float(), k.float(), v, momentum=0.9, step_size=1.0)
+    assert torch.equal(mixed, recurrent_momentum_attention(q.float().double(), k.float().double(), v, momentum=0.9, step_size=1.0))
+
+
 def test_gradcheck():
     mask = padding_mask(2, 3, "left")
     beta, gamma = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([0.3, 0.9], [0.5, 2.0]))
