@@ -78,7 +78,7 @@ def hash_positions(x: Tensor, rotations: Tensor, counts: Tensor, chunk: int) -> 
     columns = (counts + chunk - 1).div(chunk, rounding_mode="floor").div(2, rounding_mode="floor")[:, None, None, None]
     unused = torch.arange(projected.shape[-1], device=x.device) >= columns
     projected = torch.cat([projected.masked_fill(unused, -torch.inf), (-projected).masked_fill(unused, -torch.inf)], dim=-1)
-    return projected.argmax(-1).masked_fill(columns.squeeze(-1) == 0, 0)
+    return projected.argmax(-1)  # 0 where no column is used: of equal numbers the first
 
 
 def padding_last(hashes: Tensor, key_padding_mask: Tensor | None) -> Tensor:
@@ -187,7 +187,7 @@ def lsh_cross_attention(
             out, mass = read_windows(q, k, v, windows, counts)
             outputs.append(out)
             masses.append(mass)
-        return joined(outputs, masses).masked_fill((counts == 0)[:, None, None, None], 0).to(out_dtype)
+        return joined(outputs, masses).to(out_dtype)  # zeros, as the values are, where a row has no real key
 
 
 class Windows:

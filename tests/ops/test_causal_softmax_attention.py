@@ -53,7 +53,7 @@ def test_more_queries_than_keys_are_refused():
         causal_softmax_attention(q, k, v)
 
 
-@pytest.mark.parametrize("pieces", [[1] * 130, [5, 1, 1, 90, 33], [130]])
+@pytest.mark.parametrize("pieces", [[1] * 130, [5, 1, 1, 90, 33], [FIRST_ROOM + 1, 65], [130]])
 @pytest.mark.parametrize("side", [None, "left", "both"])
 def test_a_cache_filled_piece_by_piece_holds_what_was_put_in(pieces, side):
     _, k, v = (x.detach() for x in inputs(1, 130))

@@ -35,8 +35,9 @@ def test_padding_passes_the_state_unchanged():
 
 def test_it_is_summed_in_the_larger_dtype_of_keys_and_values():
     q, k, v = inputs(6, 6)
-    mixed = recurrent_momentum_attention(q.float(), k.float(), v, momentum=0.9, step_size=1.0)
-    assert torch.equal(mixed, recurrent_momentum_attention(q.float().double(), k.float().double(), v, momentum=0.9, step_size=1.0))
+    q, k, numbers = q.float(), k.float(), {"momentum": 0.9, "step_size": 1.0}
+    expected = recurrent_momentum_attention(q.double(), k.double(), v, **numbers)
+    assert torch.equal(recurrent_momentum_attention(q, k, v, **numbers), expected)
 
 
 def test_gradcheck():

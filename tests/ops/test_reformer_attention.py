@@ -86,6 +86,17 @@ def test_attention_to_another_sequence_is_its_definition(length, side):
     assert_same(ours, value_and_gradients(lambda: naive_cross(q, k, v, rotations, mask), q, k, v))
 
 
+def test_short_sentences_beside_a_long_one_and_empty_ones_are_read_by_the_definition_too():
+    q, k, v, rotations = case(33)
+    mask = torch.arange(33) >= torch.tensor([[33], [3], [0]])
+    options = {"rotations": rotations, "chunk": CHUNK, "key_padding_mask": mask}
+    ours = value_and_gradients(lambda: lsh_cross_attention(q, k, v, **options), q, k, v)
+    assert_same(ours, value_and_gradients(lambda: naive_cross(q, k, v, rotations, mask), q, k, v))
+    own = lsh_attention(q, v, **options)
+    assert_same([own], [naive(q, v, rotations, mask)])
+    assert not ours[0][2].any() and not own[2].any()
+
+
 def errors_by_rounds(attention, expected: torch.Tensor) -> list[float]:
     """Mean squared errors for 1, 2, … rounds, over several draws of the rotations."""
     errors = []

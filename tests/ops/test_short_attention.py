@@ -22,11 +22,11 @@ def test_it_is_the_recurrence(length, momentum, padding):
         mask[0, : length // 2] = padding == "left"
         mask[1, (length + 1) // 2 :] = padding == "right"
     numbers = {"momentum": momentum, "step_size": 0.7, "key_padding_mask": mask}
-    expected = recurrent_momentum_attention(q, k, v, causal=False, **numbers)
+    expected = recurrent_momentum_attention(q, k, v, causal=False, eps=0.1, **numbers)
     weights = momentum_weights(length, **numbers, dtype=torch.float64, device=v.device)
     with torch.no_grad():
-        found = short_attention(q, k, v, weights, key_padding_mask=mask)
-        plain = short_attention(q, k, v, None, key_padding_mask=mask)
+        found = short_attention(q, k, v, weights, key_padding_mask=mask, eps=0.1)
+        plain = short_attention(q, k, v, None, key_padding_mask=mask, eps=0.1)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     if momentum == 0:
         torch.testing.assert_close(0.7 * plain, expected, rtol=1e-10, atol=1e-10)

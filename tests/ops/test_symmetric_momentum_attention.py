@@ -51,6 +51,13 @@ def test_one_momentum_and_step_size_a_head_are_each_head_on_its_own():
     assert_same([out], [torch.cat(heads, 1)])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_only_inputs_and_output_are_rounded(dtype):
+    tensors, numbers = [x.detach() for x in inputs(5, 9, dtype=dtype)], dict(momentum=0.9, step_size=0.7)
+    out = symmetric_momentum_attention(*tensors, **numbers)
+    assert torch.equal(out, symmetric_momentum_attention(*(x.float() for x in tensors), **numbers).to(dtype))
+
+
 def test_numbers_out_of_range_are_refused():
     q, k, v = inputs(5, 9)
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1.0"):
