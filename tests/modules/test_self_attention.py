@@ -126,21 +126,17 @@ def test_performer_reads_long_keys_in_every_form():
     """Features of so long keys are tiny: an eps as linear attention's would leave zeros."""
     torch.manual_seed(1)
     module = ATTENTION_KINDS["performer"](2, AttentionOptions(kind="performer", place=AttentionPlace(head_dim=32)))
-    q, k, v = 6 * torch.randn(3, 1, 2, 9, 32)
-
-    def forms(q, k, v):
-        kept = module.recall(q, module.remember(k, v, None)), module.weigh(v, module.pattern(q, k, None))
-        with torch.no_grad():
-            first, state = module.step(q[:, :, :1], k[:, :, :1], v[:, :, :1], None, None)
-            second, state = module.step(q[:, :, 1:2], k[:, :, 1:2], v[:, :, 1:2], None, state)
-            rest, _ = module.step(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], None, state)
-        return module(q, k, v, None), *kept, module.causal(q, k, v, None), torch.cat([first, second, rest], dim=2)
-
-    ours = forms(q, k, v)
-    module.double()
-    for mine, exact in zip(ours, forms(q.double(), k.double(), v.double()), strict=True):
-        torch.testing.assert_close(mine.double(), exact, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(ours[4], ours[3], rtol=1e-3, atol=1e-3)
+    q, k, v = 3 * torch.randn(3, 1, 2, 9, 32)
+    weights = module.map_query(q.double()) @ module.map_key(k.double()).transpose(-1, -2)
+    expected, causal = ((x / x.sum(-1, keepdim=True) @ v.double()).float() for x in (weights, weights.tril()))
+    kept = module.recall(q, module.remember(k, v, None)), module.weigh(v, module.pattern(q, k, None))
+    for out in (module(q, k, v, None), *kept):
+        torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
+    first, state = module.step(q[:, :, :1], k[:, :, :1], v[:, :, :1], None, None)
+    second, state = module.step(q[:, :, 1:2], k[:, :, 1:2], v[:, :, 1:2], None, state)
+    rest, _ = module.step(q[:, :, 2:], k[:, :, 2:], v[:, :, 2:], None, state)
+    for out in (module.causal(q, k, v, None), torch.cat([first, second, rest], dim=2)):
+        torch.testing.assert_close(out, causal, rtol=1e-3, atol=1e-3)
 
 
 def test_rfa_scales_each_feature_of_each_heads_directions():
