@@ -68,8 +68,7 @@ class TeacherScorer:
         target = data_utils.collate_tokens([torch.cat([t, t.new_tensor([eos])]) for t in translations], padding)  # [R,T+1]
         previous = target.roll(1, 1)
         previous[:, 0] = eos
-        previous = previous.masked_fill(target.eq(padding), padding)
         real = target.ne(padding)
         output = self.model(src_tokens, src_tokens.ne(padding).sum(1), previous)
         log_p = self.model.get_normalized_probs(output, log_probs=True).gather(2, target.unsqueeze(2)).squeeze(2)
-        return (log_p.double() * real).sum(1) / real.sum(1)
+        return (log_p * real).sum(1) / real.sum(1)
