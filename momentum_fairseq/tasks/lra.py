@@ -44,7 +44,7 @@ def even_lengths(lengths: np.ndarray | int, longest: int) -> np.ndarray:
     Where every batch has a length of its own, tensors seldom fit into the memory that others have left, and more of it is taken
     as long as the training goes on.
     """
-    bits = np.frexp(np.subtract(lengths, 1))[1]
+    bits = np.frexp(lengths)[1]
     step = 1 << np.maximum(bits - 5, 0).astype(np.int64)
     return np.minimum(-(-lengths // step) * step, longest)
 
