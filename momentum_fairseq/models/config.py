@@ -112,7 +112,7 @@ def layer_options(cfg: Any) -> LayerOptions:
             momentum_learned=cfg.attention_momentum_learned,
             feature_map=str(cfg.attention_feature_map),
             sizes=AttentionSizes(**{size.name: getattr(cfg, f"attention_{size.name}") for size in fields(AttentionSizes)}),
-            place=AttentionPlace(max_length=longest + 1),  # as the tables of positions
+            place=AttentionPlace(max_length=longest + 1),  # --add-bos-token comes on top
         ),
         connection=ConnectionOptions(
             kind=str(cfg.connection),

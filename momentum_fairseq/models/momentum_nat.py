@@ -68,7 +68,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         if {target_dictionary.bos(), target_dictionary.pad(), target_dictionary.eos()} != set(range(self.first_word)):
             raise ValueError("the target dictionary must begin with BOS, padding and EOS, as fairseq's do")
         options = layer_options(cfg)
-        positions = SinusoidalPositions(max(cfg.max_source_positions, cfg.max_target_positions) + 1, cfg.embed_dim)
+        positions = SinusoidalPositions(max(cfg.max_source_positions, cfg.max_target_positions), cfg.embed_dim)
 
         source_embedding, self.target_embedding = source_and_target_embedding(cfg, source_dictionary, target_dictionary)
         self.encoder = NatEncoder(source_embedding, cfg.layers, options, positions, eos=source_dictionary.eos())

@@ -6,6 +6,8 @@ from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
+from tests.models.nat_outputs import forward
+from tests.models.sentences import pad, sources, words
 
 
 @pytest.mark.parametrize("option", ["embed_dim", "ffn_dim", "layers", "heads", "max_source_positions", "max_target_positions"])
@@ -19,6 +21,14 @@ def test_a_language_model_without_width_is_refused(dictionary):
     config = MomentumLmConfig(embed_dim=0, tokens_per_sample=8, max_source_positions=8, max_target_positions=8)
     with pytest.raises(ValueError, match="--embed-dim must be at least 1, got 0"):
         MomentumLmModel(config, dictionary, dictionary)
+
+
+@pytest.mark.parametrize(("source", "target"), [(4, 9), (9, 4)])
+def test_sentences_as_long_as_the_refinement_model_was_built_for_are_read(build_model, source, target):
+    model = build_model(max_source_positions=source, max_target_positions=target)
+    forward(model, pad(sources(source - 1), source, left=True), pad(words(target), target, left=False))
+    with pytest.raises(ValueError, match="10 positions asked for, but the model was built for 9"):
+        model.encode(pad(sources(9), 10, left=True))
 
 
 def test_a_negative_length_offset_is_refused(build_model):
