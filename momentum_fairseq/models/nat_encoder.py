@@ -94,4 +94,4 @@ def mean_momentum(momenta: list[Tensor], padding_mask: Tensor) -> Tensor:
     """The mean of a layer's adaptive β̃, `[B,N,1]` each, over its sub-layers and the real tokens: a scalar, detached."""
     real = (~padding_mask).unsqueeze(-1)
     stacked = torch.stack([momentum.detach().float() for momentum in momenta])  # [sub-layers,B,N,1]
-    return (stacked * real).sum() / (real.sum() * len(momenta)).clamp(min=1)
+    return (stacked * real).sum() / (real.sum() * len(momenta))
