@@ -59,7 +59,6 @@ class Shard:
         if len(hypotheses) != len(self.lines):
             raise InputError(f"{self.text}: {len(self.lines):,} sentences in, {len(hypotheses):,} out")
         data = "".join(hypothesis + "\n" for hypothesis in hypotheses).encode("utf-8")
-        self.stamp.unlink(missing_ok=True)
         with whole_file(self.text) as part:
             part.write_bytes(data)
         with whole_file(self.stamp) as part:
