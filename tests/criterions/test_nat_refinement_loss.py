@@ -120,9 +120,10 @@ def test_a_negative_number_of_logits_is_refused():
         NatRefinementLoss(None, 1.0, -1)
 
 
-def logged(outputs: list[dict]) -> dict[str, float]:
+def logged(*calls: list[dict]) -> dict[str, float]:
     with metrics.aggregate(new_root=True) as meters:
-        NatRefinementLoss.reduce_metrics(outputs)
+        for outputs in calls:
+            NatRefinementLoss.reduce_metrics(outputs)
     return {name: float(meter.avg) for name, meter in meters.items()}
 
 
@@ -156,6 +157,15 @@ def test_step_losses_accuracies_length_and_momentum_are_logged_over_all_batches(
         assert found[name] == pytest.approx(value, rel=1e-5), name
     steps = sum(expected[f"step{i}_loss"] for i in range(1, 5))
     assert math.isclose(found["loss"], steps + expected["length_loss"], rel_tol=0.05)
+
+
+def test_batches_logged_one_after_the_other_have_the_means_over_all(build_model):
+    model, criterion = build_model(connection="adaptive"), NatRefinementLoss(None, 1.0)
+    samples = [batch([(5, 6), (3, 3)]), batch([(8, 2), (4, 7), (2, 2)], seed=4)]
+    outputs = [criterion(model, sample)[2] for sample in samples]
+    for i, output in enumerate(outputs):
+        output["step1_correct"] = output["length_correct"] = torch.tensor(2 - i)
+    assert logged(outputs[:1], outputs[1:]) == pytest.approx(logged(outputs), rel=1e-6)
 
 
 def test_perfect_predictions_are_logged_as_100_per_cent(build_model):

@@ -131,6 +131,20 @@ def test_the_source_is_read_once_and_moves_only_with_its_sentence(build, monkeyp
     assert all(len(a.v) == 2 and torch.equal(a.v, b.v[2:]) for a, b in zip(memories(), before, strict=True))
 
 
+def test_the_source_follows_sentences_that_have_changed_places_before(build):
+    model, state, rows = build(), {}, torch.tensor([0, 0, 1, 1])
+    encoded = model.encoder.reorder_encoder_out(model.encoder(pad(sources(5, 3), 7, True)), rows)
+
+    def values() -> list[Tensor]:
+        return [layer.source.v for layer in model.decoder.get_incremental_state(state, STATE).layers]
+
+    model.decoder(torch.full((4, 1), EOS), encoded, state)
+    before = values()
+    for order in ([0, 2, 1, 3], [1, 0, 2, 3]):  # the second would change nothing had the first not been
+        model.decoder.reorder_incremental_state(state, torch.tensor(order))
+    assert all(torch.equal(a, b[[2, 0, 1, 3]]) for a, b in zip(values(), before, strict=True))
+
+
 @pytest.mark.parametrize(("attention", "kind"), [("linear", LinearState), ("momentum", MomentumState)])
 def test_the_state_has_the_size_of_its_first_step_after_any_number_of_them(build, attention, kind):
     model = build(attention=attention)
