@@ -16,7 +16,8 @@ def test_repeats_are_collapsed_by_the_option_only(generator):
     (collapsed,), _ = run(generator(collapse_repeats=True, retain_history=True), script)
     assert plain["tokens"].tolist() == [5, 5, 6, 6, 6, 5]
     assert collapsed["tokens"].tolist() == [5, 6, 5]
-    assert len(collapsed["positional_scores"]) == 3
+    assert collapsed["positional_scores"].tolist() == [0, -2, -5]  # of the first of equal ones
+    assert collapsed["score"] == pytest.approx(-7 / 3)
     assert collapsed["history"][0]["tokens"].tolist() == [5, 5, 6, 6, 6, 5]
 
 

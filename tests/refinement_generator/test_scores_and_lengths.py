@@ -57,6 +57,17 @@ def test_oracle_lengths_are_the_references(build_model, generator):
     assert [len(h["tokens"]) for (h,) in generator().generate([model], batch)] != lengths
 
 
+def test_no_predicted_length_is_beyond_the_longest_target(build_model, generator):
+    model, rows = restless(build_model, max_target_positions=6), sentences(9)
+    found = tokens(decode(generator(length_beam=3, max_steps=1), model, rows))
+    assert max(len(translation) for hypotheses in found for translation in hypotheses) == 6
+
+
+def test_an_oracle_length_is_one_word_at_least(build_model, generator):
+    batch = {**sample(sentences(2)), "target": torch.tensor([[7, 7], [PAD, PAD]])}
+    assert [len(h["tokens"]) for (h,) in generator(oracle_length=True).generate([build_model()], batch)] == [2, 1]
+
+
 @pytest.mark.parametrize("extra", [{}, {"target": None}])
 def test_oracle_lengths_without_references_are_refused(build_model, generator, extra):
     with pytest.raises(ValueError, match="oracle lengths need references; this input has none"):
