@@ -59,6 +59,13 @@ def test_every_parameter_learns_from_a_padded_batch(attention, connection):
     assert without == []
 
 
+def test_tokens_and_positions_start_from_a_deviation_of_two_hundredths_and_padding_from_zero():
+    model = build(embed_dim=64)
+    for weight in (model.embedding.weight[1:], model.positions.table):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert (model.embedding.weight[PAD] == 0).all()
+
+
 def test_the_order_of_the_tokens_counts():
     model, (row,) = build(), rows(8)
     assert (model([row[None]])["logits"] - model([row.flip(0)[None]])["logits"]).abs().max() > 1e-6

@@ -216,3 +216,4 @@ def test_the_copy_preset_has_the_momenta_and_step_sizes_of_table_1(parse):
     cfg = parse("--arch=momentum_lm_copy", "--connection=adaptive").cfg
     assert (cfg.attention_momentum, cfg.attention_step_size) == (0.1, 0.6)
     assert (cfg.connection_momentum, cfg.connection_step_size) == (0.99, 0.99)
+    assert cfg.dropout == 0  # no sequence is seen twice

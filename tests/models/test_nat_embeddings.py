@@ -47,3 +47,9 @@ def test_padding_embeds_to_zero(build_model, share):
     assert (model.encoder.embedding.weight[PAD] == 0).all()
     assert (model.target_embedding.weight[PAD] == 0).all()
     assert isinstance(model.encoder, NatEncoder)
+
+
+def test_embeddings_and_the_projection_start_from_a_variance_of_one_over_the_width(build_model):
+    model = build_model(embed_dim=64)
+    for part in (model.encoder.embedding, model.target_embedding, model.output_projection):
+        assert part.weight.std().item() == pytest.approx(1 / 8, rel=0.1)

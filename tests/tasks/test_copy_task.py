@@ -55,6 +55,11 @@ def test_a_sequence_is_a_separator_and_a_word_twice_and_the_second_word_is_predi
         assert batch["ntokens"] == batch["target"].ne(PAD).sum() < batch["net_input"]["src_tokens"].ne(PAD).sum()
 
 
+def test_a_validation_set_is_the_same_in_every_process():
+    found = by_number(batches(build(), "valid"))
+    assert [found[number] for number in range(3)] == ["0 2 7 9 0 2 7", "0 7 9 9 0 7 9", "0 1 10 0 1"]
+
+
 def test_processes_that_load_data_end_with_their_epoch():
     with data_workers.all_ended():
         assert len(batches(build(), num_workers=2, data_buffer_size=10)) == 5

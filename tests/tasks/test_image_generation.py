@@ -77,6 +77,11 @@ def test_training_and_held_out_images_are_the_published_training_set_apart(mnist
     assert pixels(build(mnist), "valid") == valid
 
 
+def test_the_same_images_are_held_out_wherever_a_training_runs(mnist):
+    published = read_mnist(mnist, "train", verify=False)[0][[12, 22, 7, 18, 5, 17, 15]]
+    assert pixels(build(mnist), "valid") == {image.tobytes() for image in published}
+
+
 def test_scored_images_are_some_of_the_held_out_and_test_images_and_leave_training_alone(mnist):
     all_of, some_of = build(mnist), build(mnist, scored_images=3)
     for split in ("valid", "test"):
@@ -100,12 +105,19 @@ def test_the_loss_is_the_mixtures_log_probability_and_is_logged_in_bits_per_dime
     loss, size, logged = LogisticMixtureLoss(task)(model, batch)
     parameters, _ = model(batch["net_input"]["src_tokens"])
     expected = -logistic_mixture_log_prob(parameters, task.values(batch["target"])).sum()
-    assert size == 3 * 784 and loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert size == logged["sample_size"] == 3 * 784 and loss.item() == pytest.approx(expected.item(), rel=1e-6)
     with metrics.aggregate() as found:
         LogisticMixtureLoss.reduce_metrics([logged, logged])
         LogisticMixtureLoss.reduce_metrics([])
     assert found.get_smoothed_value("loss") == pytest.approx(expected.item() / size / math.log(2), abs=1e-4)
     assert 6 < found.get_smoothed_value("loss") < 9  # at first all values are about equally probable
+
+
+def test_bits_per_dimension_are_the_mean_over_pixels_however_they_are_batched():
+    with metrics.aggregate() as found:
+        for nats, count in ((100.0, 50), (900.0, 150)):
+            LogisticMixtureLoss.reduce_metrics([{"loss": nats, "ntokens": count}])
+    assert found.get_smoothed_value("loss") == pytest.approx(1000 / 200 / math.log(2), abs=1e-4)
 
 
 def test_the_first_pixel_is_predicted_from_nothing_and_no_pixel_from_itself_or_later_ones(mnist):

@@ -79,6 +79,7 @@ def test_targets_carry_no_eos_and_sources_do(build_task, corpus):
         for index, target in zip(batch["id"].tolist(), batch["target"], strict=True):
             assert task.target_dictionary.string(target[target != PAD]) == lines[index]
         assert batch["ntokens"] == int((batch["target"] != PAD).sum())
+    assert task.dataset("valid").tgt_sizes.tolist() == [len(line.split()) for line in lines]
 
 
 def write(folder, text: dict[str, tuple[str, str]]) -> str:
@@ -270,6 +271,7 @@ def test_an_unknown_key_in_eval_bleu_args_is_refused_and_known_ones_are_taken(bu
     with pytest.raises(ValueError, match=r"--eval-bleu-args holds \['beam'\]; refinement takes .*iter_decode_max_iter"):
         task.build_generator([], Namespace(beam=5, iter_decode_max_iter=3))
     assert task.build_generator([], Namespace(iter_decode_max_iter=3)).max_steps == 3
+    assert task.build_generator([], Namespace()).max_steps == 10
 
 
 @pytest.mark.filterwarnings(r"ignore:\s*'config' is validated:UserWarning")
