@@ -130,13 +130,12 @@ def test_a_half_written_file_of_a_killed_run_is_written_anew(old):
 def test_what_fairseq_keeps_in_checkpoints_loads_safely(tmp_path):
     state = {
         "args": argparse.Namespace(arch="momentum_nat_tiny", lr=[0.1]),
-        "bleu counts": np.array([3, 2, 1, 0]),
-        "as floats": np.array([3.0, 2.0], dtype=np.float32),
+        **{name: np.array([3, 2], dtype=name) for name in ("int32", "int64", "float32", "float64")},
     }
     torch.save(state, tmp_path / "checkpoint.pt")
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert loaded["args"] == state["args"]
-    assert all(np.array_equal(loaded[name], state[name]) for name in ("bleu counts", "as floats"))
+    assert all(np.array_equal(loaded[name], numbers) for name, numbers in state.items() if name != "args")
 
 
 @pytest.mark.parametrize("place", ["model", "args", "array"])

@@ -1,6 +1,8 @@
 """Labelled sequences on disk: what is written comes back, without a copy, and nothing damaged is read."""
 
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -78,6 +80,26 @@ def test_a_set_that_is_being_written_anew_cannot_be_opened(folder):
     SequenceWriter(folder, 300, classes=3)
     with pytest.raises(SequenceError, match=r"meta\.json: no such file: not a prepared set, or not a whole one"):
         LabelledSequences(folder, "train")
+
+
+def test_a_set_that_is_written_anew_does_not_change_for_those_who_have_it_open(folder):
+    read = LabelledSequences(folder, "train")
+    write(folder, [tokens[::-1] for tokens in SEQUENCES])
+    assert read[0][0].tolist() == SEQUENCES[0]
+    assert LabelledSequences(folder, "train")[0][0].tolist() == SEQUENCES[0][::-1]
+
+
+def test_a_folder_is_not_whole_while_its_meta_is_written_in_part(folder, monkeypatch):
+    def fill_the_disk(path: Path, text: str, **_: str) -> None:
+        path.write_bytes(text[:20].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = SequenceWriter(folder, 300, classes=3)
+    writer.write("train", np.array(LABELS), flat(SEQUENCES))
+    monkeypatch.setattr(Path, "write_text", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        writer.finish()
+    assert not (folder / "meta.json").exists()
 
 
 def test_a_changed_byte_is_found_by_verify(folder):
@@ -161,6 +183,7 @@ def test_a_damaged_meta_is_refused(folder, text):
     ("labels", "sequences", "message"),
     [
         ([3], [[1]], "labels from 3 to 3, not 0 to 2"),
+        ([-1], [[1]], "labels from -1 to -1, not 0 to 2"),
         ([1, 1], [[1]], "1 lengths of 1 tokens for 2 labels"),
         ([1, 1], [[1], []], "item 1 is empty"),
         ([1], [[300]], "tokens from 300 to 300, not 0 to 299"),

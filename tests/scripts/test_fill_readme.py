@@ -1,11 +1,15 @@
 """fill_readme.py on Markdown and results made up for the purpose."""
 
+import errno
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import fill_readme
 import pytest
-from fill_readme import fill
+from fill_readme import fill, table
 
 from tests.scripts.commands import run
 
@@ -65,6 +69,22 @@ Between.
 
 After.
 """
+
+
+def test_a_table_is_named_by_the_beginning_of_its_heading():
+    assert table("| bleu valid, less bleu test | 1 |\n| --- | --- |\n\n" + TABLES, "bleu test").startswith("| bleu test | 1 |")
+
+
+def test_a_readme_that_cannot_be_written_stays_as_it_was(folder, monkeypatch):
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = (folder / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["fill_readme.py", str(folder / "README.md")])
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        fill_readme.main()
+    assert (folder / "README.md").read_text() == before
 
 
 def test_a_second_run_changes_nothing(folder):

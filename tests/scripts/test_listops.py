@@ -1,12 +1,14 @@
 """ListOps: the generator against the definition of the task, the published form, and both command lines."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 
 import listops
 import numpy as np
 import pytest
+from sequence_sets import Block, make_shard
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from tests.scripts.lra_scripts import call, checksums
@@ -146,6 +148,21 @@ def test_processes_and_interruptions_change_no_byte(tmp_path, generated, monkeyp
     assert call(monkeypatch, "generate_listops", tmp_path / "two", *SMALL, "--workers", 2) == 0
     assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
     assert shards[0].stat().st_mtime_ns == kept
+
+
+def test_two_runs_that_make_a_shard_at_once_leave_it_whole(tmp_path, monkeypatch):
+    block, savez, processes = Block(np.array([3, 5]), np.array([2]), np.array([1])), np.savez, [1]
+
+    def save_while_another_does(file, **arrays):
+        if len(processes) == 1:
+            processes.append(2)
+            make_shard(tmp_path, 0, lambda number: block)
+        savez(file, **arrays)
+
+    monkeypatch.setattr(os, "getpid", lambda: processes[-1])
+    monkeypatch.setattr(np, "savez", save_while_another_does)
+    path = make_shard(tmp_path, 0, lambda number: block)
+    assert list(tmp_path.iterdir()) == [path] and np.load(path)["tokens"].tolist() == [3, 5]
 
 
 def test_test_and_dev_are_the_same_for_every_number_of_training_examples(tmp_path, generated, monkeypatch):
