@@ -91,6 +91,23 @@ def test_a_second_import_does_nothing_and_changed_reviews_are_noticed(tmp_path, 
     assert checksums(tmp_path / "set") == before
 
 
+def test_a_truncated_set_does_not_stand(tmp_path, monkeypatch):
+    data, file = write_table(tmp_path / "data"), tmp_path / "set" / "dev.tokens.npy"
+    assert import_imdb(monkeypatch, data, tmp_path / "set") == 0
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "dev.tokens.npy: truncated" in import_imdb(monkeypatch, data, tmp_path / "set")
+
+
+def test_a_fingerprint_is_of_names_and_contents_wherever_they_lie(tmp_path):
+    found = []
+    for folder, name, text in (("a", "1_7", "x"), ("b", "1_7", "x"), ("a", "1_8", "x"), ("a", "1_7", "y")):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        found.append(sequence_sets.fingerprint([path], tmp_path / folder))
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -125,6 +142,8 @@ def test_faulty_folders_of_reviews_are_refused_by_name(tmp_path, monkeypatch):
     assert "pos/5_8.txt: the text is empty" in import_imdb(monkeypatch, data, tmp_path / "set")
     path.unlink()
     assert "test has 11 reviews, 5 of them positive" in import_imdb(monkeypatch, data, tmp_path / "set")
+    (path.parents[1] / "neg" / "50_1.txt").write_bytes(b"bad")
+    assert "test has 12 reviews, 5 of them positive" in import_imdb(monkeypatch, data, tmp_path / "set")
     (path.parent / "5_2.txt").write_bytes(b"good")
     assert "pos/5_2.txt: label '1', rating '2'" in import_imdb(monkeypatch, data, tmp_path / "set")
     (path.parent / "good.txt").write_bytes(b"good")

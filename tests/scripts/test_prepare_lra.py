@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lra_report import count_repeated
 from PIL import Image
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, SequenceWriter
@@ -80,6 +81,13 @@ def test_the_report_counts_labels_lengths_and_repeated_examples(tmp_path, folder
     assert splits["train"]["lengths"][0] | {"mean": 4, "0%": 4, "100%": 4} == splits["train"]["lengths"][0]
     assert (splits["train"]["repeated"], splits["dev"]["repeated"]) == (0, 1)
     assert "dev   2 examples, 1 repeated; by label [1, 1]" in capsys.readouterr().out
+
+
+def test_a_pair_is_repeated_where_both_of_its_sequences_are(tmp_path):
+    writer, ones = SequenceWriter(tmp_path, vocabulary=9, classes=2, parts=2), np.ones(3, dtype=int)
+    writer.write("train", np.array([0, 1, 1]), (np.array([1, 1, 1]), ones), (np.array([2, 3, 2]), ones))
+    writer.finish()
+    assert count_repeated({"train": LabelledSequences(tmp_path, "train")}) == {"train": 1}
 
 
 def test_the_report_says_how_far_the_first_token_tells_the_label(tmp_path, monkeypatch):

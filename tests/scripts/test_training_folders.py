@@ -51,7 +51,8 @@ def test_of_a_training_all_is_refused_that_is_other_than_noted(tmp_path):
 
 def test_a_result_says_how_far_its_training_had_come(tmp_path):
     for name, updates in (("checkpoint_best.pt", 7), ("checkpoint_last.pt", 8)):
-        checkpoint = {"cfg": {"optimization": {"max_update": 20}}, "optimizer_history": [{"num_updates": updates}]}
+        history = [{"num_updates": n} for n in (3, updates)]  # one entry for each time that the training was begun
+        checkpoint = {"cfg": {"optimization": {"max_update": 20}}, "optimizer_history": history}
         torch.save(checkpoint, tmp_path / name)
     expected = {"updates": 7, "last_update": 8, "max_update": 20, "training_revisions": []}
     assert training_record(tmp_path / "checkpoint_best.pt") == expected
