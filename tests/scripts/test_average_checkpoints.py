@@ -66,3 +66,10 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(build_model, tmp_pa
     with pytest.raises(SystemExit, match=r"error: could not write .*out\.pt \(is the disk full\?\)"):
         average(tmp_path / "out.pt", *paths)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_parameters_are_summed_in_float64_and_counters_are_the_lasts():
+    models = [{"weight": torch.tensor([x]), "updates": torch.tensor(n)} for n, x in enumerate((1e8, 1.0, -1e8))]
+    averaged = average_checkpoints.average(models)
+    assert averaged["weight"].item() == pytest.approx(1 / 3) and averaged["weight"].dtype == torch.float32
+    assert averaged["updates"] == 2

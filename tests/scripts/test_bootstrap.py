@@ -58,6 +58,12 @@ def test_a_p_value_is_near_that_of_a_one_sided_test():
     assert compared.p_value == pytest.approx(0.025, abs=0.004)
 
 
+def test_a_row_that_is_worse_by_as_much_has_the_same_interval_and_p_value(kept):
+    first, second = (bootstrap.resample(statistics) for statistics in kept)
+    better, worse = bootstrap.difference(1.0, second, first), bootstrap.difference(-1.0, first, second)
+    assert worse[1:] == pytest.approx(better[1:])
+
+
 def test_pairing_narrows_the_interval_of_a_difference(kept):
     first, second = (bootstrap.resample(statistics) for statistics in kept)
     unpaired = np.hypot(bootstrap.half_interval(first), bootstrap.half_interval(second))

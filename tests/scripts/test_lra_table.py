@@ -67,6 +67,12 @@ def test_our_accuracy_stands_beside_the_papers_and_what_was_not_run_is_empty(mak
     assert cells(text, "nystrom") == ["30.00", "", "", "", "", ""]
 
 
+def test_the_papers_rows_have_its_means(make, print_table):
+    text = print_table(make("softmax"))
+    means = {"linear": 54.67, "performer": 53.63, "reformer": 55.04, "linformer": 55.59, "momentum": 55.68, "adaptive": 56.04}
+    assert {row: cells(text, row)[-1] for row in means} == {row: f"({mean})" for row, mean in means.items()}
+
+
 def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
     text = print_table(*(make("linear", accuracy, seed=seed) for seed, accuracy in enumerate((18.0, 19.0, 20.0), 1)))
     assert cells(text, "linear")[0] == "19.00 ± 1.00 (18.30)"
@@ -77,6 +83,8 @@ def test_the_mean_is_of_all_five_tasks_or_none(make, print_table):
     files = [make("momentum", 10.0 * i, task=task) for i, task in enumerate(lra_table.TASKS, 1)]
     assert cells(print_table(*files), "momentum")[-1] == "30.00 (55.68)"
     assert cells(print_table(*files[1:]), "momentum")[-1] == "(55.68)"
+    text = print_table(*files, make("momentum", 30.0, seed=2))  # of each task's mean over its seeds
+    assert cells(text, "momentum")[-1] == "32.00 (55.68)"
 
 
 def test_the_early_checks_are_what_was_logged_last_at_each_share_of_the_updates(make, print_table):
@@ -92,6 +100,11 @@ def test_the_distance_to_the_protocol_is_said(make, print_table):
     assert "5 % of the examples that the protocol trains on" in text
     assert "test 2,000 examples (7 cut)" in text and "revisions abc" in text
     assert "; 100 % of the examples" in print_table(make("linear", max_update=4000))
+
+
+def test_a_batch_is_as_large_as_it_was_at_last(make, print_table):
+    text = print_table(make("linear", protocol={"update_freq": [1, 4]}))
+    assert "64 of the protocol's 32 examples in a batch" in text
 
 
 def test_a_training_that_was_stopped_early_is_named(make, print_table):

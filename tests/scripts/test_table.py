@@ -94,6 +94,11 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
     assert "the standard deviation over them" in text
 
 
+def test_a_seed_without_kept_sentences_leaves_its_row_without_interval(make, print_table):
+    text = print_table(make("a", 2), make("b", 3, seed=1), make("b", 4, seed=2, sentence_statistics={}), "--baseline", "a")
+    assert cells(text.split("less a")[1], "b, 2 seeds") == [f"{(bleu(3) + bleu(4)) / 2 - bleu(2):+.2f}"] * 2
+
+
 def test_results_without_kept_sentences_have_no_interval(print_table):
     files = sorted((ROOT / "examples/multi30k_en_de/results/small").glob("*-seed1.json"))
     text = print_table(*files, "--baseline", "linear")
@@ -137,6 +142,10 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     assert cells(papers, "teacher, beam 4") == [f"{bleu(2):.2f}", "", "", "", ""]
     assert cells(papers, "adaptive") == ["", "", "", "22.20", "1410"]
     assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11", ""]
+    papers, ours = print_table(make("softmax", data=data, steps=("1", "2", "5", "10", "adaptive"))).split("\n\n", 1)
+    assert cells(ours, "Lee et al. 2018") == ["22.20", "24.82", "26.58", "27.11", "27.01"]
+    theirs = {"linear": ["21.37", "1382"], "momentum": ["22.11", "1398"], "connection": ["22.14", "1403"]}
+    assert {name: cells(papers, name)[3:] for name in theirs} == theirs
     text = print_table(make("softmax", data={**data, "corpus": "TED mix en-de: a substitute for IWSLT'16", "substitute": True}))
     assert "24.34" not in text
     assert "24.34" not in print_table(make("softmax", data=data), make("linear"))
