@@ -71,3 +71,10 @@ def test_the_names_are_registered_in_every_import_order(order, tmp_path):
     lines = [f"import sys; sys.path.append({str(ROOT)!r})" if IMPORT in order else "", *order, CHECK]
     result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_copy_of_the_plug_in_under_another_name_is_refused_by_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_bytes((USER_DIR / "__init__.py").read_bytes())
+    with pytest.raises(ImportError, match=r"mine: the plug-in's folder must be named momentum_fairseq, not mine; rename it"):
+        utils.import_user_module(Namespace(user_dir=str(tmp_path / "mine")))
