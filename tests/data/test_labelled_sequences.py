@@ -142,6 +142,7 @@ def test_a_file_that_is_too_long_is_refused_by_name(folder):
         ("labels", [2.0, 0.0, 1.0], r"labels\.npy: float64"),
         ("offsets", [0, 4, 7], r"offsets\.npy: 3 offsets, not the 4"),
         ("offsets", [0, 4, 5, 8], r"offsets\.npy: from 0 to 8, not from 0 to 7"),
+        ("offsets", [1, 4, 5, 7], r"offsets\.npy: from 1 to 7, not from 0 to 7"),
         ("offsets", [0, 5, 4, 7], r"offsets\.npy: not ascending at item 1"),
         ("offsets", [0, 4, 4, 7], r"offsets\.npy: not ascending at item 1"),
         ("tokens", [3, 0, 0, 5, 1, 0, 299], r"tokens\.npy: int64 \[7\], not one row of uint8 or uint16"),
