@@ -44,8 +44,8 @@ def kernel_for(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) -> s
     """
     choice = getattr(_settled, "name", None) or os.environ.get(VARIABLE, "")
     if choice == "":
-        exact = torch.float32 in (q.dtype, v.dtype) and not torch.backends.cuda.matmul.allow_tf32
-        return "triton" if q.device.type == "cuda" and not exact and why_not_triton(q, v, feature_map) is None else "torch"
+        by_tensor_cores = q.device.type == "cuda" and (torch.float32 not in (q.dtype, v.dtype) or allows_tf32())
+        return "triton" if by_tensor_cores and why_not_triton(q, v, feature_map) is None else "torch"
     if choice not in KERNELS:
         raise ValueError(f"{VARIABLE}={choice}: choose from {', '.join(KERNELS)}, or leave it unset")
     if choice == "triton":
@@ -67,6 +67,16 @@ def why_not_triton(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) 
     if max(width, v.shape[-1]) > LARGEST_DIM:
         return f"the kernels take D and M up to {LARGEST_DIM}, got D = {width}, M = {v.shape[-1]}"
     return None
+
+
+def allows_tf32() -> bool:
+    """Whether torch may multiply float32 numbers as TF32. Its older switch can't be read once the newer one is set."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# torch.compile can't trace it, and starts anew where it changes. torch.compiler.assume_constant_result does the same, but would
+# import all of torch.compile, triton too, with this file.
+allows_tf32._dynamo_marked_constant = True
 
 
 def interpreted() -> bool:

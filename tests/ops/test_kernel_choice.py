@@ -42,7 +42,7 @@ def test_unset_or_empty_tensors_on_a_cpu_go_to_torch(value, monkeypatch):
 )
 def test_unset_tensors_on_a_gpu_go_to_triton_where_tensor_cores_can_multiply_them(dtypes, dim, tf32, kernel, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=tf32))
+    monkeypatch.setattr(kernel_choice, "allows_tf32", lambda: tf32)
     q, v = (SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, 1, 4, dim)) for dtype in dtypes)
     assert kernel_for(q, v) == kernel
 
@@ -54,6 +54,40 @@ def test_a_name_settles_it_within_its_own_context(monkeypatch):
             assert kernel_for(*tensors()) == "reference"
         assert kernel_for(*tensors()) == "torch"
     assert kernel_for(*tensors()) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("fp32_precision", "tf32", True),
+        ("fp32_precision", "ieee", False),
+        ("fp32_precision", "none", False),
+        ("allow_tf32", True, True),
+        ("allow_tf32", False, False),
+    ],
+)
+def test_both_of_torchs_switches_allow_tf32_and_neither_fails(name, value, allowed, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    switches = torch.backends.cuda.matmul
+    before = switches.fp32_precision
+    setattr(switches, name, value)
+    try:
+        assert kernel_choice.allows_tf32() is allowed
+        assert kernel_for(*tensors()) == "torch"
+    finally:
+        switches.fp32_precision = before
+
+
+def test_torch_compile_starts_anew_where_the_switch_changes():
+    compiled = torch.compile(lambda x: x + kernel_choice.allows_tf32(), fullgraph=True, backend="eager")
+    switches = torch.backends.cuda.matmul
+    before = switches.fp32_precision
+    try:
+        for value, allowed in (("ieee", 0), ("tf32", 1), ("ieee", 0)):
+            switches.fp32_precision = value
+            assert compiled(torch.zeros(())) == allowed
+    finally:
+        switches.fp32_precision = before
 
 
 def test_an_unknown_name_is_refused_with_the_choices(monkeypatch):

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from momentum_fairseq.ops.kernel_choice import allows_tf32
+
 # Triton's interpreter multiplies the bits of bfloat16 numbers and rounds towards zero. There `product` multiplies the rounded
 # numbers in float32, which is the same, and `to_bfloat16` rounds as hardware does.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
@@ -101,8 +103,8 @@ def rows_contiguous(x: Tensor) -> Tensor:
 def precision(*tensors: Tensor) -> dict[str, bool | str]:
     """How `product` multiplies: bfloat16 inputs as they are, float16 ones (whose sums overflow) as tf32, float32 ones exactly.
 
-    For float32 torch's own switch, `torch.backends.cuda.matmul.allow_tf32`, counts here too.
+    Float32 ones go as tf32 too where torch may multiply them so.
     """
     dtypes = {x.dtype for x in tensors}
-    fast = torch.float32 not in dtypes or torch.backends.cuda.matmul.allow_tf32
+    fast = torch.float32 not in dtypes or allows_tf32()
     return {"HALF": dtypes == {torch.bfloat16}, "PRECISION": "tf32" if fast else "ieee"}
