@@ -1,6 +1,7 @@
 """Positions: sinusoids (Vaswani et al. 2017, section 3.5), or learned."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,11 @@ class SinusoidalPositions(Positions):
     def __init__(self, max_length: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("table", sinusoids(max_length, dim), persistent=False)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        table = sinusoids(*self.table.shape)  # where the model was built on `meta` there are no numbers yet
+        self.table = table.to(self.table.dtype) if self.table.is_meta else self.table.copy_(table)
 
 
 class LearnedPositions(Positions):

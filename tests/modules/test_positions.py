@@ -31,6 +31,17 @@ def test_the_table_is_not_saved():
 
 
 @pytest.mark.parametrize("kind", [LearnedPositions, SinusoidalPositions])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_table_built_on_meta_is_there_once_it_is_loaded(kind, assign):
+    saved = kind(10, 4)
+    with torch.device("meta"):
+        positions = kind(10, 4)
+    positions = positions if assign else positions.to_empty(device="cpu")
+    positions.load_state_dict(saved.state_dict(), assign=assign)
+    assert torch.equal(positions(10), saved(10))
+
+
+@pytest.mark.parametrize("kind", [LearnedPositions, SinusoidalPositions])
 def test_positions_count_from_the_first_real_token_on_either_side(kind):
     positions = kind(10, 4)
     padding = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
