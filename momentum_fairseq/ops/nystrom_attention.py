@@ -43,9 +43,11 @@ def nystrom_attention(
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes that disagree.
+        ValueError: shapes that disagree, or self-attention with N != S.
     """
     check_shapes(q, k, v, key_padding_mask)
+    if self_attention and q.shape[2] != k.shape[2]:
+        raise ValueError(f"self-attention takes queries and keys of the same positions, got N = {q.shape[2]}, S = {k.shape[2]}")
     with no_autocast(q):
         queries = q if self_attention else None
         source = nystrom_source(k, v, landmarks, key_padding_mask, queries=queries, iterations=iterations)

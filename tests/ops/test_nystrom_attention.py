@@ -113,6 +113,12 @@ def test_landmarks_that_a_short_sentence_does_not_use_change_nothing(self_attent
     assert_same([many], [few])
 
 
+def test_self_attention_takes_a_query_for_each_key():
+    q, k, v = case(7)
+    with pytest.raises(ValueError, match="queries and keys of the same positions, got N = 3, S = 7"):
+        nystrom_attention(q[:, :, :3], k, v, 4, self_attention=True)
+
+
 def test_queries_of_another_sequence_do_not_read_one_another():
     q, k, v = case(9)
     whole = nystrom_attention(q, k, v, 4, self_attention=False)
