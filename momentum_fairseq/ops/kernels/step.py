@@ -2,7 +2,7 @@
 
 Few heads with large states take two launches: several programs share a head, and z is written after all of them have read it.
 
-Nothing waits for the device; with the state written in place and `out` given nothing is allocated, so a CUDA graph can hold it.
+Nothing waits for the device, so a CUDA graph can hold it.
 """
 
 import torch
@@ -159,7 +159,6 @@ def step(
     eps: float = 1e-6,
     in_place: bool = False,
     mapped: bool = True,
-    out: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """One position, without gradients; arguments of `momentum_attention_step`, checked.
 
@@ -168,20 +167,16 @@ def step(
         momentum: None = linear attention.
         in_place: write the new state over the given one, which must then be float32 with contiguous rows.
         mapped: whether q and k are feature-mapped; elu + 1 is applied to them if not.
-        out: what to write to, `[B,H,M]` with contiguous rows; None = a new tensor in v's dtype.
 
     Returns:
-        `[B,H,M]`, and s, m (None without momentum), z.
+        `[B,H,M]` in v's dtype, and s, m (None without momentum), z.
 
     Raises:
-        ValueError: tensors on several devices; an out of another shape.
+        ValueError: tensors on several devices.
     """
     per_head = [x for x in (momentum, step_size) if isinstance(x, Tensor) and x.dim()]
-    check_one_device(q, k, v, out, *(state or ()), *per_head)
-    if out is None:
-        out = v.new_empty(v.shape)
-    elif out.shape != v.shape or out.stride(-1) != 1:
-        raise ValueError(f"out must be {list(v.shape)} with contiguous rows, got {list(out.shape)} of strides {out.stride()}")
+    check_one_device(q, k, v, *(state or ()), *per_head)
+    out = v.new_empty(v.shape)
     before = None if state is None else [rows_contiguous(x.float()) for x in without_velocity(state, momentum)]
     overwrite = in_place and before is not None
     after = before if overwrite else new_state(k, v, momentum)
