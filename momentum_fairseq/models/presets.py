@@ -22,9 +22,9 @@ def register_presets(model: str, config: type[FairseqDataclass], presets: Mappin
         ValueError: a preset with a value for no field.
     """
     defaults = {
-        field.name: field.default if field.default is not MISSING else field.default_factory()
-        for field in fields(config)
-        if not field.name.startswith("_") and not is_interpolation(field.default)
+        x.name: x.default if x.default is not MISSING else x.default_factory()
+        for x in fields(config)
+        if not x.name.startswith("_") and not is_interpolation(x.default)
     }
     for name, preset in presets.items():
         unknown = preset.keys() - defaults.keys()

@@ -149,7 +149,7 @@ def attend_in_chunks(
     recent: RecentWeights | None,
 ) -> tuple[Tensor, ...]:
     """All chunks at once: output, and what the other pass reads again."""
-    length, value_dim = v.shape[2:]
+    length = v.shape[2]
     q, k, v = (chunked(x, chunks) for x in (q, k, v))  # [B,H,C,L,D]
     lead = q.shape[:3]
     reading, writing = (q, k) if weights is None else (with_first(q, weights.queries), outer(k, weights.keys))

@@ -43,8 +43,8 @@ def chunk_momentum_attn(
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}")
     q, k, v = (x.transpose(1, 2) if x.dim() == 4 else x for x in (q, k, v))
-    options = {"momentum": momentum, "step_size": step_size, "eps": eps / scale, "initial_state": initial_state}
-    options["return_state"] = output_final_state
+    numbers = {"momentum": momentum, "step_size": step_size, "eps": eps / scale}
+    options = {**numbers, "initial_state": initial_state, "return_state": output_final_state}
     if cu_seqlens is None:
         result = causal_momentum_attention(q, k, v, **options)
     else:

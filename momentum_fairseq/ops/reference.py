@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_momentum, check_shapes
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes
 
 
 def recurrent_momentum_attention(
@@ -42,9 +42,9 @@ def recurrent_momentum_attention(
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
+    if causal:
+        check_causal(q, k)
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]
-    if causal and queries != keys:
-        raise ValueError(f"causal attention needs as many queries as keys, got N = {queries}, S = {keys}")
     out_dtype, dtype = v.dtype, torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     beta = torch.as_tensor(momentum, dtype=v.dtype, device=v.device).reshape(-1, 1, 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from momentum_fairseq.ops.kernels.linear_order import count_keys, key_gradients, query_gradients, read_states, sum_states
 from momentum_fairseq.ops.kernels.quadratic_order import gradients_by_scores, read_by_scores
 from momentum_fairseq.ops.kernels.tiles import power_of_two, precision, rows_contiguous
+from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
 
 # Above, scores would take too much of the work of too few programs.
 LONGEST_QUADRATIC = 256
@@ -25,8 +26,8 @@ STATE_TILE = 128 * 128  # numbers: 64 registers a thread
 
 def quadratic(queries: int, keys: int, key_dim: int, value_dim: int) -> bool:
     """Whether to compute (q kᵀ) v: sequences are short, and it costs no more multiplications than q (kᵀ v)."""
-    cheaper = queries * keys * (key_dim + value_dim) <= (queries + keys) * key_dim * value_dim
-    return queries <= LONGEST_QUADRATIC and keys <= LONGEST_QUADRATIC and cheaper
+    short = queries <= LONGEST_QUADRATIC and keys <= LONGEST_QUADRATIC
+    return short and quadratic_order_is_cheaper(queries, keys, key_dim, value_dim)
 
 
 @dataclass(frozen=True)
