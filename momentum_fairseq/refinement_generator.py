@@ -89,7 +89,8 @@ class RefinementGenerator:
 
         Returns:
             For each sentence its hypotheses, best first: `tokens` int64 `[T]`, `score` (mean log p in the last pass, or the
-            scorer's), `positional_scores` `[T]`, `steps`, `alignment` None, and with history `history`, a list of {`tokens`}.
+            scorer's), `positional_scores` `[T]`, `steps`, with history `history`, a list of {`tokens`}, and
+            `alignment` and `attention`, None, which fairseq looks for.
 
         Raises:
             ValueError: an ensemble, a prefix or constraints, which refinement can't honour; oracle lengths without a target.

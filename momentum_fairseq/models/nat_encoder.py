@@ -15,7 +15,8 @@ class EncoderOutput(NamedTuple):
 
     layers: the output of every layer, normalised, `[B,S,C]` each; embedding: the input with source positions `[B,S,C]`;
     padding_mask: bool `[B,S]`, True = padding; lengths: source words without EOS, int64 `[B]`;
-    momenta: for each layer the adaptive β̃ `[B,S,1]` of its sub-layers; none with other connections, and at the start of a chain.
+    momenta: for each layer the adaptive β̃ `[B,S,1]` of its sub-layers; none with other connections, at the start of a chain, and
+    of sentences that were repeated or selected.
     """
 
     layers: list[Tensor]
@@ -31,7 +32,7 @@ class EncoderOutput(NamedTuple):
             self.embedding.repeat_interleave(times, dim=0),
             self.padding_mask.repeat_interleave(times, dim=0),
             self.lengths.repeat_interleave(times, dim=0),
-            self.momenta,
+            [],
         )
 
     def select(self, sentences: Tensor) -> "EncoderOutput":
@@ -44,7 +45,7 @@ class EncoderOutput(NamedTuple):
             self.embedding[sentences, columns],
             padding_mask[:, columns],
             self.lengths[sentences],
-            self.momenta,
+            [],
         )
 
 

@@ -55,7 +55,7 @@ class TransnormerAttention(AttentionKind):
 
         DiagAttention: softmax(q kᵀ / √D) v inside blocks        NormAttention: RMSNorm(φ(q) (φ(k)ᵀ v))
 
-    The blocks are of one sequence: attention to another one is NormAttention in all layers. In a stack of one layer all are.
+    The blocks are of one sequence: attention to another one is NormAttention in all layers, as is all of a stack of one layer.
     """
 
     def __init__(self, num_heads: int, options: AttentionOptions) -> None:

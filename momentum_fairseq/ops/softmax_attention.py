@@ -11,7 +11,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tens
     """softmax(q kᵀ / √D) v over the real keys; zeros where a row has none.
 
     Args:
-        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, not feature-mapped.
+        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]` of one dtype, not feature-mapped.
         key_padding_mask: bool `[B,S]`, True = padding, which must be finite (0 · NaN is NaN).
 
     Returns:
@@ -34,7 +34,7 @@ def causal_softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, key_padding_mas
     The queries are the last N of the S positions: all of them in training, the new ones beside a key/value cache.
 
     Args:
-        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, not feature-mapped, N <= S.
+        q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]` of one dtype, not feature-mapped, N <= S.
         key_padding_mask: bool `[B,S]`, True = padding, which must be finite (0 · NaN is NaN).
 
     Returns:
