@@ -9,7 +9,9 @@ import torch
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.monolingual_dataset import collate
 from fairseq.dataclass import FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
+
+from momentum_fairseq.tasks.every_example import EveryExampleTask
 
 SHORTEST = 4  # 0w0w with one symbol in w
 
@@ -88,7 +90,7 @@ class CopyTaskConfig(FairseqDataclass):
 
 
 @register_task("copy", dataclass=CopyTaskConfig)
-class CopyTask(FairseqTask):
+class CopyTask(EveryExampleTask):
     """Nothing lies on disk; any subset that --valid-subset names is drawn from its name."""
 
     cfg: CopyTaskConfig
@@ -121,15 +123,6 @@ class CopyTask(FairseqTask):
             self.cfg.tokens_per_sample,
             fresh=training,
         )
-
-    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq, but with every sequence in some batch, and with workers that end with their epoch."""
-        kwargs["required_batch_size_multiple"] = 1
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        # Each epoch starts workers of its own. Kept for a next one, they would wait for the garbage collector, which takes five
-        # seconds to end each.
-        iterator.persistent_workers = False
-        return iterator
 
     def max_positions(self) -> int:
         """The longest sequence, in tokens."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 
 from momentum_fairseq.data import read_cifar10, read_mnist
+from momentum_fairseq.tasks.every_example import EveryExampleTask
 
 VALUES = 256
 SPLIT_SEED = 20200629  # of the held-out images, the same whatever the training's seed
@@ -105,7 +106,7 @@ class ImageGenerationConfig(FairseqDataclass):
 
 
 @register_task("image_generation", dataclass=ImageGenerationConfig)
-class ImageGenerationTask(FairseqTask):
+class ImageGenerationTask(EveryExampleTask):
     """Subsets are `train`, `valid` (held out of the published training set) and `test`.
 
     The criterion is `logistic_mixture_loss`, the model one with --mixture-components.
@@ -172,11 +173,6 @@ class ImageGenerationTask(FairseqTask):
                 raise ValueError(f"--valid-images {held_out} leaves nothing of {images} images to train on")
             order = order[:-held_out] if split == "train" else order[-held_out:]
         return order[: self.cfg.scored_images] if self.cfg.scored_images and split != "train" else order
-
-    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq, but with every image in some batch."""
-        kwargs["required_batch_size_multiple"] = 1
-        return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def tokens(self, values: Tensor) -> Tensor:
         """Pixel values 0 … 255, int64 or uint8 of any shape → what the model reads, int64."""

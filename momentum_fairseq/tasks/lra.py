@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from fairseq.data import FairseqDataset
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, read_meta
+from momentum_fairseq.tasks.every_example import EveryExampleTask
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class LraConfig(FairseqDataclass):
 
 
 @register_task("lra", dataclass=LraConfig)
-class LraTask(FairseqTask):
+class LraTask(EveryExampleTask):
     """Classification of one sequence, or of two (retrieval), for `lra_classifier`. `valid` is the set's dev split.
 
     Attributes:
@@ -188,15 +189,6 @@ class LraTask(FairseqTask):
             )
         logger.info(f"{sequences.split}: {len(dataset):,} examples, {dataset.cut:,} of them cut at {longest:,} tokens")
         self.datasets[split] = dataset
-
-    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in fairseq, but with every example in some batch, and with workers that end with their epoch."""
-        kwargs["required_batch_size_multiple"] = 1
-        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        # Each epoch starts workers of its own. Kept for a next one, they would wait for the garbage collector, which takes five
-        # seconds to end each.
-        iterator.persistent_workers = False
-        return iterator
 
     def max_positions(self) -> int:
         """The longest sequence, in tokens."""
