@@ -157,6 +157,16 @@ def test_where_gradients_are_taken_torch_takes_them():
     torch.testing.assert_close(torch.autograd.grad(out.sum(), [q, k, v]), torch.autograd.grad(oracle.sum(), [q, k, v]))
 
 
+@pytest.mark.parametrize("field", MomentumState._fields)
+def test_so_they_are_where_the_state_alone_takes_one(field):
+    q, k, v = (x[:, :, 0] for x in detached(1, 1, 8, 8))
+    state = momentum_attention_step(q, k, v, None, momentum=0.9, step_size=0.7)[1]
+    getattr(state, field).requires_grad_()
+    out, _ = momentum_attention_step(q, k, v, state, momentum=0.9, step_size=0.7)
+    (gradient,) = torch.autograd.grad(out.sum(), getattr(state, field))
+    assert gradient.any()
+
+
 def test_a_nan_stays_in_its_sentence():
     q, k, v = (x[:, :, 0] for x in detached(1, 1, 8, 8))
     k[1, 0, 3] = math.nan
