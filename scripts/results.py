@@ -119,6 +119,11 @@ class Row:
         """The metric of every seed that has the score."""
         return [result.scores[key][metric] for result in self.results if key in result.scores]
 
+    def speeds(self, kind: tuple[str, str] | None = None) -> list[dict[str, Any]]:
+        """All speeds, or those of a kind, (batch, steps): one a seed that was timed so."""
+        found = [speed for result in self.results for speed in result["speeds"]]
+        return [speed for speed in found if kind in (None, (speed["batch"], speed["steps"]))]
+
     def resampled(self, key: Key) -> np.ndarray | None:
         """BLEU of the score's resamples, the mean over the seeds; None where a seed kept no sentences."""
         resampled = [result.resampled(key) for result in self.results if key in result.scores]

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from bootstrap import difference, half_interval, signature
 from markdown_table import markdown
@@ -39,6 +40,11 @@ def cell(values: list[float], digits: int, interval: float | None = None) -> str
     return f"{mean(values):.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
+def of_seeds(text: str, found: list[Any], row: Row) -> str:
+    """What a cell holds; where not all of its row's seeds were found, of how many."""
+    return f"{text} ({len(found)} of {len(row.results)} seeds)" if 0 < len(found) < len(row.results) else text
+
+
 def place(row: Row) -> tuple[int, int]:
     """Sorts rows: the paper's first, in its order, the plain one of a name before its variants; the others as the files are."""
     return (list(PAPER).index(row.name), len(row.marks)) if row.name in PAPER else (len(PAPER), 0)
@@ -63,7 +69,8 @@ def score_table(rows: list[Row], split: str, lengths: str, metric: str = "bleu")
         cells = []
         for key in ((split, lengths, step) for step in steps):
             resampled = row.resampled(key) if metric == "bleu" else None
-            cells.append(cell(row.values(key, metric), 2, None if resampled is None else half_interval(resampled)))
+            values = row.values(key, metric)
+            cells.append(of_seeds(cell(values, 2, None if resampled is None else half_interval(resampled)), values, row))
         lines.append([row.label_with(lengths), *cells] if any(cells) else [])
     if metric == "bleu" and (split, lengths) == ("valid", "predicted") and is_iwslt16(rows):
         lines.append(["Lee et al. 2018", *(f"{LEE[step]:.2f}" if step in LEE else "" for step in steps)])
@@ -84,27 +91,26 @@ def difference_cell(row: Row, baseline: Row, key: Key) -> str:
     own, other = row.mean(key), baseline.mean(key)
     if own is None or other is None:
         return ""
-    resampled, resampled_baseline = row.resampled(key), baseline.resampled(key)
-    if resampled is None or resampled_baseline is None:
-        return f"{own - other:+.2f}"
-    result = difference(own - other, resampled, resampled_baseline)
-    return f"{result.value:+.2f} ± {result.interval:.2f} (p {result.p_value:.3f})"
+    text, resampled, resampled_baseline = f"{own - other:+.2f}", row.resampled(key), baseline.resampled(key)
+    if resampled is not None and resampled_baseline is not None:
+        result = difference(own - other, resampled, resampled_baseline)
+        text = f"{result.value:+.2f} ± {result.interval:.2f} (p {result.p_value:.3f})"
+    return of_seeds(text, row.values(key, "bleu"), row)
 
 
 def speed_table(rows: list[Row]) -> str:
     """(Batch, steps) × rows: target sub-words and sentences a second."""
-    speeds = {row.label: [speed for r in row.results for speed in r["speeds"]] for row in rows}
-    speeds = {label: of_row for label, of_row in speeds.items() if of_row}
-    kinds = in_order((speed["batch"], speed["steps"]) for of_row in speeds.values() for speed in of_row)
+    rows = [row for row in rows if row.speeds()]
+    kinds = in_order((speed["batch"], speed["steps"]) for row in rows for speed in row.speeds())
     lines = []
     for kind in sorted(kinds, key=lambda kind: kind[0] != "1"):
         line = [f"batch {kind[0]}, steps {kind[1]}"]
-        for of_row in speeds.values():
-            chosen = [speed for speed in of_row if (speed["batch"], speed["steps"]) == kind]
+        for row in rows:
+            chosen = row.speeds(kind)
             words, sentences = (cell([speed[f"{unit}_per_second"] for speed in chosen], 0) for unit in ("subwords", "sentences"))
-            line.append(f"{words} ({sentences})" if words else "")
+            line.append(of_seeds(f"{words} ({sentences})" if words else "", chosen, row))
         lines.append(line)
-    return markdown(["sub-words/s (sentences/s)", *speeds], lines)
+    return markdown(["sub-words/s (sentences/s)", *(row.label for row in rows)], lines)
 
 
 def paper_table(rows: list[Row], steps: str = "10") -> str:
@@ -117,10 +123,11 @@ def paper_table(rows: list[Row], steps: str = "10") -> str:
         paper = [f"{PAPER[name][0]:.2f}", str(PAPER[name][1])] if name in PAPER else ["", ""]
         for row in of_name or [Row(name, (), [])]:
             beam = next((key[2] for result in row.results for key in result.scores if key[2].startswith("beam")), None)
-            scores = [cell(row.values((split, "predicted", beam or steps), "bleu"), 2) for split in ("valid", "test")]
-            chosen = [s for result in row.results for s in result["speeds"] if (s["batch"], s["steps"]) == ("1", beam or steps)]
+            found = [row.values((split, "predicted", beam or steps), "bleu") for split in ("valid", "test")]
+            scores = [of_seeds(cell(values, 2), values, row) for values in found]
+            speeds = [speed["subwords_per_second"] for speed in row.speeds(("1", beam or steps))]
             label = f"{row.label}, {beam}" if beam else row.label
-            lines.append([label, *scores, cell([s["subwords_per_second"] for s in chosen], 0), *paper])
+            lines.append([label, *scores, of_seeds(cell(speeds, 0), speeds, row), *paper])
     header = [f"{steps} steps", "bleu valid", "bleu test", "sub-words/s, batch 1", "paper's BLEU", "paper's tokens/s"]
     return markdown(header, lines)
 

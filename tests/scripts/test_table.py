@@ -99,6 +99,17 @@ def test_a_seed_without_kept_sentences_leaves_its_row_without_interval(make, pri
     assert cells(text.split("less a")[1], "b, 2 seeds") == [f"{(bleu(3) + bleu(4)) / 2 - bleu(2):+.2f}"] * 2
 
 
+def test_a_cell_of_fewer_seeds_than_its_row_has_says_so(make, print_table):
+    timed = {"batch": "1", "steps": "10", "subwords_per_second": 50.0, "sentences_per_second": 2.0}
+    files = [make("linear", 2, seed=1, speeds=[timed]), make("linear", 4, seed=2), make("linear", 3, seed=3, steps=("1",))]
+    text = print_table(*files, make("adaptive", 5), "--baseline", "adaptive")
+    one, ten = cells(text.split("less adaptive")[0], "linear, 3 seeds")
+    assert "seeds" not in one and ten.startswith(f"{(bleu(2) + bleu(4)) / 2:.2f} ± ") and ten.endswith(" (2 of 3 seeds)")
+    one, ten = cells(text.split("less adaptive")[1], "linear, 3 seeds")
+    assert "seeds" not in one and ten.endswith(") (2 of 3 seeds)")
+    assert cells(text, "batch 1, steps 10") == ["50 (2) (1 of 3 seeds)"]
+
+
 def test_results_without_kept_sentences_have_no_interval(print_table):
     files = sorted((ROOT / "examples/multi30k_en_de/results/small").glob("*-seed1.json"))
     text = print_table(*files, "--baseline", "linear")
