@@ -29,6 +29,7 @@ if not torch.cuda.is_available():
 
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
 from checked_options import positive, positive_seconds
+from end_with_parent import end_with_parent
 from measuring import synchronise, time_side_by_side
 from run_record import ROOT, hardware, run_record
 from whole_file import write_json
@@ -84,7 +85,7 @@ def compile_all(
     work = partial(compile_choice, shape, pass_, device=device, momentum=momentum)
     if processes == 1:
         return {choice: work(choice) for choice in choices}
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
         return dict(zip(choices, pool.map(work, choices), strict=True))
 
 
