@@ -64,7 +64,8 @@ require_count() {
 # note_revision FOLDER: this tree's commit goes into FOLDER/revision.txt, unless it is there already.
 note_revision() {
     local revision
-    revision=$(git -C "$ROOT" describe --always --dirty --abbrev=12 2>/dev/null) || revision=${MOMENTUM_REVISION:-unknown}
+    revision=$(git -C "$ROOT" ls-files --error-unmatch scripts/common.sh >/dev/null 2>&1 &&
+        git -C "$ROOT" describe --always --dirty --abbrev=12 2>/dev/null) || revision=${MOMENTUM_REVISION:-unknown}
     mkdir -p "$1" || die "can't make the folder $1"
     grep -qxFs "$revision" "$1/revision.txt" || printf '%s\n' "$revision" >>"$1/revision.txt"
 }

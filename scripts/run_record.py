@@ -38,15 +38,15 @@ def without_folders(word: str) -> str:
 def git_revision() -> str:
     """The commit of this tree, `-dirty` behind it where tracked files differ.
 
-    Outside a checkout what the variable MOMENTUM_REVISION says, or `unknown`.
+    Outside a checkout, and in one of something else, what the variable MOMENTUM_REVISION says, or `unknown`.
     """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
+
     try:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        git("ls-files", "--error-unmatch", "scripts/run_record.py")
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("MOMENTUM_REVISION", "unknown")
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -227,6 +228,21 @@ def test_the_revision_can_be_told_where_there_is_no_checkout(monkeypatch, tmp_pa
     assert run_record.git_revision() == "1234"
     monkeypatch.delenv("MOMENTUM_REVISION")
     assert run_record.git_revision() == "unknown"
+
+
+def test_the_revision_is_not_that_of_another_repository_in_which_the_tree_was_unpacked(monkeypatch, tmp_path):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    shutil.copytree(ROOT / "scripts", tmp_path / "tree" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(run_record, "ROOT", tmp_path / "tree")
+    monkeypatch.setenv("MOMENTUM_REVISION", "1234")
+    assert run_record.git_revision() == "1234"
+    note = ["bash", "-c", 'source "$0"; note_revision "$1"', tmp_path / "tree/scripts/common.sh", tmp_path / "model"]
+    subprocess.run(note, check=True)
+    assert (tmp_path / "model" / "revision.txt").read_text() == "1234\n"
+    subprocess.run(["git", "-C", tmp_path, "add", "tree"], check=True)
+    assert run_record.git_revision() not in ("1234", "unknown")
 
 
 def test_a_command_through_a_link_to_the_repository_names_no_folder_of_this_machine(tmp_path):
