@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from momentum_fairseq.ops.kernels import causal, causal_setting, noncausal, step
 
 CUOBJDUMP = Path(triton.backends.nvidia.__path__[0]) / "bin" / "cuobjdump"
-SHARED_MEMORY = {8: 163 * 1024, 9: 227 * 1024, 10: 227 * 1024}  # bytes a block may have, by architecture
+# KiB that a block may have, by capability (CUDA programming guide).
+SHARED_MEMORY = {"8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227}
 BATCH, HEADS, LENGTH, SHORT = 2, 2, 256, 24
 
 
@@ -51,10 +52,14 @@ class AbsentGpu:
 
 
 class Compiled:
-    """Compiles the kernels that are launched instead of running them, and keeps what each takes."""
+    """Compiles the kernels that are launched instead of running them, and keeps what each takes.
 
-    def __init__(self, capability: int) -> None:
-        self.limit = SHARED_MEMORY[capability // 10]
+    Args:
+        limit: bytes of shared memory that a block may have.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.rows: list[dict[str, Any]] = []
         self.case = ""
         run = JITFunction.run
@@ -176,18 +181,15 @@ def cases(dims: list[int], dtypes: list[str]) -> list[tuple[str, Callable[..., N
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capability", default="9.0", help="of the GPU: 8.0 is an A100, 9.0 an H100 or H200 (9.0)")
+    about = f"of the GPU, one of {', '.join(SHARED_MEMORY)}: 8.0 is an A100, 9.0 an H100 or H200 (9.0)"
+    parser.add_argument("--capability", choices=SHARED_MEMORY, default="9.0", metavar="X.Y", help=about)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256], help="D and M (64 128 256)")
     dtypes, default = ("bfloat16", "float16", "float32"), ["bfloat16", "float32"]
     parser.add_argument("--dtypes", nargs="+", default=default, choices=dtypes, help="of q, k and v (bfloat16 float32)")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     options = parser.parse_args(arguments)
-    capability = re.fullmatch(r"(8|9|10)\.(\d)", options.capability)
-    if capability is None:
-        parser.error(f"--capability {options.capability}: must be like 8.0, 9.0 or 10.0")
-    capability = 10 * int(capability[1]) + int(capability[2])
-    driver.set_active(AbsentGpu(capability))
-    compiled = Compiled(capability)
+    driver.set_active(AbsentGpu(int(options.capability.replace(".", ""))))
+    compiled = Compiled(1024 * SHARED_MEMORY[options.capability])
     for case, launch, given in cases(options.dims, options.dtypes):
         if options.only in case:
             compiled.case = case

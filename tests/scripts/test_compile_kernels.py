@@ -16,6 +16,8 @@ def test_kernels_compile_and_fit_a_gpu(part):
     assert "0 of them too large" in result.stdout and "registers" in result.stdout
 
 
-def test_an_unknown_capability_is_named():
-    result = run(SCRIPT, "--capability", "h100")
-    assert result.returncode == 2 and "--capability h100: must be like 8.0, 9.0 or 10.0" in result.stderr
+@pytest.mark.parametrize("capability", ["h100", "8.1"])
+def test_a_capability_whose_shared_memory_is_unknown_is_refused_with_those_that_are_known(capability):
+    result = run(SCRIPT, "--capability", capability)
+    assert result.returncode == 2 and f"invalid choice: '{capability}'" in result.stderr
+    assert "'8.0'" in result.stderr and "'8.6'" in result.stderr and "'9.0'" in result.stderr
