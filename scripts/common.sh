@@ -41,6 +41,7 @@ activate() {
         bash "$ROOT/scripts/setup.sh"
     fi
     [[ -x $environment/bin/python ]] || die "MOMENTUM_ENV=$environment: no bin/python in it; name a Python environment's folder"
+    environment=$(realpath "$environment")
     export PATH=$environment/bin:$PATH
     export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
     # The same text in and out whatever the machine's locale.

@@ -20,6 +20,9 @@ SUMS="460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6  train.en
 is_right() { [[ -f $1 && $(sha256sum <"$1") == "$2  -" ]]; }
 
 mkdir -p "$OUT" || die "OUT=$OUT: can't make this folder"
+# Of two started together the second waits here and finds the text fetched.
+exec 9>"$OUT/.lock"
+flock 9
 trap 'rm -f "$OUT"/*.part' EXIT
 while read -r sum name; do
     if is_right "$OUT/$name" "$sum"; then

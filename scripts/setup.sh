@@ -38,7 +38,10 @@ wanted_stamp() {
 
 is_current() {
     [[ -f $STAMP ]] || return 1
-    local version
+    local made_as version
+    # Its commands name the interpreter by its whole path: in a checkout that was moved or copied since they find none, or another.
+    made_as=$(sed -n 's/^command = .* -m venv //p' "$VENV/pyvenv.cfg" 2>/dev/null) || true
+    [[ -z $made_as || $made_as -ef $VENV ]] || return 1
     version=$(python_version "$VENV/bin/python") || return 1
     if [[ -n ${PYTHON:-} && $(python_version "$PYTHON") != "$version" ]]; then
         return 1

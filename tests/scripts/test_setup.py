@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts.commands import held
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Answers as Python 3.12 does, makes an "environment" that is a copy of itself, and notes each pip call.
 STAND_IN = """#!/bin/bash
 case "$*" in
     -c*) echo 3.12 ;;
-    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "command = $0 $*" >"$3/pyvenv.cfg" ;;
     "-m pip install"*) echo "${@:5}" >>"$PIP_CALLS"; exit "${PIP_STATUS:-0}" ;;
 esac
 """
@@ -72,6 +74,18 @@ def test_changed_requirements_make_the_environment_anew(setup):
     assert len(setup.calls()) == 2
 
 
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_in_a_checkout_that_was_moved_or_copied_the_environment_is_made_anew(setup, tmp_path, move):
+    setup.run()
+    setup.root = Path(move(setup.root, tmp_path / "another"))
+    assert setup.run().returncode == 0
+    assert len(setup.calls()) == 2
+    link = tmp_path / "link"
+    link.symlink_to(setup.root)
+    setup.root = link
+    assert (setup.run().stdout, setup.calls()) == ("", [])
+
+
 def test_a_setup_that_failed_midway_is_done_again(setup):
     failed = setup.run(PIP_STATUS="1")
     assert failed.returncode != 0
@@ -118,17 +132,28 @@ def test_a_given_environment_without_python_is_refused(tmp_path):
     assert f"MOMENTUM_ENV={tmp_path}" in result.stderr
 
 
-def fetch(out: Path, url: str) -> subprocess.CompletedProcess:
+def test_an_environment_given_by_a_relative_path_holds_in_every_folder(tmp_path):
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    script = f"source {ROOT}/scripts/common.sh; activate; cd /; command -v python"
+    environment = {**os.environ, "MOMENTUM_ENV": "env"}
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == f"{python}\n", result.stderr
+
+
+def fetch(out: Path, url: str, timeout: int = 30) -> subprocess.CompletedProcess:
     command = ["bash", str(ROOT / "scripts/fetch_multi30k.sh"), str(out)]
     environment = {**os.environ, "MULTI30K_URL": url}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def test_a_download_without_network_fails_with_a_message_and_leaves_nothing(tmp_path):
     result = fetch(tmp_path / "out", "http://127.0.0.1:9/nothing")
     assert result.returncode != 0
     assert "download failed" in result.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="reads file:// through curl")
@@ -137,7 +162,12 @@ def test_a_download_of_another_text_is_refused_and_leaves_nothing(tmp_path):
     result = fetch(tmp_path / "out", tmp_path.as_uri())
     assert result.returncode != 0
     assert "not the text expected" in result.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+def test_of_two_downloads_to_one_folder_the_second_waits_for_the_first(tmp_path):
+    with held(tmp_path / ".lock"), pytest.raises(subprocess.TimeoutExpired):
+        fetch(tmp_path, "http://127.0.0.1:9/nothing", timeout=3)
 
 
 def test_every_requirement_is_pinned_and_the_torch_line_can_be_found():
