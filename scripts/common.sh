@@ -135,6 +135,16 @@ is_scored() {
     for newer in "$1/checkpoint_last.pt" "${@:4}"; do [[ $result -nt $newer ]] || return 1; done
 }
 
+# score_by FOLDER RESULT SETTINGS COMMAND…: makes the result by the command and notes the settings. While it is made none stand
+# there: after a kill it isn't taken for one of the settings before.
+score_by() {
+    local note
+    note=$(settings_file "$1" "$2")
+    rm -f "$note"
+    "${@:4}"
+    printf '%s\n' "$3" >"$note"
+}
+
 # download URL: what lies there, to standard output; gives up soon where there is no network.
 download() {
     if command -v curl >/dev/null; then

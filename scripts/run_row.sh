@@ -124,14 +124,14 @@ evaluate() {
     fi
     scoring+=(--length-beam "$LENGTH_BEAM")
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
+    [[ ${DEVICE:-auto} != cpu ]] || scoring+=(--cpu)
     local settings="AVERAGE=$AVERAGE DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
     if is_scored "$MODEL" "$RESULT" "$settings" "$checkpoint" "${RESCORE_WITH:-$checkpoint}"; then
         say "evaluate: $RESULT stands, nothing to do"
         return
     fi
-    CHECKPOINT=$checkpoint OUT=$RESULT bash "$ROOT/scripts/evaluate.sh" --name "$name" --dtype "$DTYPE" \
-        --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
-    printf '%s\n' "$settings" >"$(settings_file "$MODEL" "$RESULT")"
+    score_by "$MODEL" "$RESULT" "$settings" env CHECKPOINT="$checkpoint" OUT="$RESULT" bash "$ROOT/scripts/evaluate.sh" \
+        --name "$name" --dtype "$DTYPE" --speed-runs "$SPEED_RUNS" "${scoring[@]}" "${score_flags[@]}"
 }
 
 export DATA

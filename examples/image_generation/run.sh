@@ -102,9 +102,8 @@ score() {
         say "images: $result stands, nothing to do"
         return
     fi
-    PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" --images "$TEST_IMAGES" --name "$ROW" \
-        --out "$result" "${here[@]}"
-    printf '%s\n' "$settings" >"$(settings_file "$model" "$result")"
+    score_by "$model" "$result" "$settings" env PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" \
+        --images "$TEST_IMAGES" --name "$ROW" --out "$result" "${here[@]}"
 }
 
 draw() {

@@ -53,6 +53,7 @@ case $SIZE in
         ;;
     *) die "SIZE=$SIZE: must be paper, small or tiny" ;;
 esac
+given=("${!TEACHER_@}")
 export TEACHER_ARCH=${TEACHER_ARCH:-${teacher[0]}} TEACHER_MAX_UPDATE=${TEACHER_MAX_UPDATE:-${teacher[1]}}
 export TEACHER_LR=${TEACHER_LR:-${teacher[2]}} TEACHER_WARMUP=${TEACHER_WARMUP:-${teacher[3]}}
 export TEACHER_VALIDATE_EVERY=${TEACHER_VALIDATE_EVERY:-${teacher[4]}}
@@ -70,11 +71,23 @@ prepare() {
         *) die "CORPUS=$CORPUS: must be iwslt16, ted_mix or multi30k" ;;
     esac
 }
+# What is given of the teacher must be what the one that stands was made with; what isn't given follows it.
+check_teacher() {
+    local name noted
+    for name in "${given[@]}"; do
+        noted=$(grep -s "^$name=" "$distilled/settings.txt") || continue
+        [[ $noted == "$name=${!name}" ]] ||
+            die "$name=${!name}: the teacher in $distilled has $noted; leave $name out, remove the folder, or name other RUNS"
+    done
+}
+
 [[ -d $prepared/data-bin && -z $DATA ]] || prepare
 data=$prepared
 if [[ $ROW == teacher || ($DISTILLED == 1 && ! -d $distilled/data) || ($RESCORE == 1 && ! -f $distilled/teacher/trained) ]]; then
     # The teacher is the same for all seeds.
     DATA=$prepared OUT=$distilled STUDENT=0 bash "$ROOT/scripts/distill.sh"
+elif [[ $DISTILLED == 1 || $RESCORE == 1 ]]; then
+    check_teacher
 fi
 if [[ $ROW == teacher ]]; then
     DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate AVERAGE=0 LENGTH_BEAM=1 \

@@ -77,9 +77,13 @@ esac
 model=$RUNS/$SIZE/$TASK/$NAME-seed$SEED
 result=$RESULTS/$TASK/$NAME-seed$SEED.json
 
+# The checksums that meta.json has of all files, as one.
+describe_data() { printf 'data %s\n' "$(grep -oE '[0-9a-f]{64}' "$PREPARED/meta.json" | cksum)"; }
+
 train() {
     local settings="BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION"
     [[ $NAME == "$ATTENTION" ]] || settings+=$'\n'"ATTENTION=$ATTENTION"
+    settings+=$'\n'$(describe_data)
     keep_settings "$model" "$settings" "$@"
     if is_trained "$model"; then
         say "train: $model is trained, nothing to do"
@@ -108,14 +112,17 @@ score() {
     local checkpoint=$model/checkpoint_best.pt
     [[ -f $checkpoint ]] || die "$model: no checkpoint_best.pt in it; train it first"
     is_trained "$model" || say "score: $model hasn't had all of its $MAX_UPDATE updates"
-    if [[ $result -nt $checkpoint && $result -nt $model/checkpoint_last.pt ]]; then
+    local settings
+    settings=$(describe_data)
+    if is_scored "$model" "$result" "$settings" "$checkpoint"; then
         say "score: $result stands, nothing to do"
         return
     fi
     local cpu=()
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
-    PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" "$PREPARED" "$checkpoint" "$result" \
-        --name "$NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" --full-updates "${full[1]}" "${cpu[@]}"
+    score_by "$model" "$result" "$settings" env PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" \
+        "$PREPARED" "$checkpoint" "$result" --name "$NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" \
+        --full-updates "${full[1]}" "${cpu[@]}"
 }
 
 activate

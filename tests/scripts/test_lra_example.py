@@ -51,6 +51,16 @@ def test_a_row_of_ones_own_name_is_not_gone_on_with_by_another_attention(tmp_pat
     assert refused.returncode == 1 and "> ATTENTION=momentum" in refused.stderr
 
 
+def test_a_training_is_not_gone_on_with_on_other_data(tmp_path):
+    settings = {"RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops", "ATTENTION": "linear", "STAGES": "train"}
+    begun = run("examples/lra/run.sh", "--no-such-flag", PREPARED=write_set(tmp_path / "set"), **settings)
+    assert "unrecognized arguments: --no-such-flag" in begun.stderr
+    (tmp_path / "runs" / "tiny" / "listops" / "linear-seed1" / "checkpoint_last.pt").touch()
+    other = write_set(tmp_path / "other", lengths=(5, 21))
+    refused = run("examples/lra/run.sh", "--no-such-flag", PREPARED=other, **settings)
+    assert refused.returncode == 1 and "was trained with other settings" in refused.stderr and "> data " in refused.stderr
+
+
 @pytest.mark.slow
 def test_a_training_makes_json_and_a_second_call_redoes_nothing(tmp_path):
     folder = write_set(tmp_path / "set", lengths=(40, 80))

@@ -95,6 +95,29 @@ def test_a_result_is_made_anew_where_its_training_or_teacher_went_on_or_nothing_
     assert calls == [1, 1, 2, 3, 4, 4]
 
 
+def test_a_result_made_by_a_run_that_was_killed_is_not_taken_for_one_of_the_settings_before(tmp_path, python_that_counts):
+    (tmp_path / "checkpoint_best.pt").touch()
+    row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "RESULT": tmp_path / "linear-seed1.json", "STAGES": "evaluate"}
+    python = python_that_counts / "bin" / "python"
+    assert run("scripts/run_row.sh", DTYPE="float32", MOMENTUM_ENV=python_that_counts, **row).returncode == 0
+    writes = python.read_text()
+    python.write_text(f"{writes}kill -9 $PPID $$\n")  # the script that called it, once the result is there
+    assert run("scripts/run_row.sh", DTYPE="bfloat16", MOMENTUM_ENV=python_that_counts, **row).returncode != 0
+    python.write_text(writes)
+    assert run("scripts/run_row.sh", DTYPE="float32", MOMENTUM_ENV=python_that_counts, **row).returncode == 0
+    assert len((tmp_path / "calls").read_text().split()) == 3
+
+
+def test_on_a_cpu_a_row_is_scored_there_too(tmp_path, python_that_counts):
+    (tmp_path / "checkpoint_best.pt").touch()
+    row = {"ROW": "linear", "DATA": tmp_path, "MODEL": tmp_path, "RESULT": tmp_path / "linear-seed1.json", "STAGES": "evaluate"}
+    python = python_that_counts / "bin" / "python"
+    python.write_text(f'{python.read_text()}echo "$*" >>"{tmp_path}/words"\n')
+    for device in ("cpu", "auto"):
+        assert run("scripts/run_row.sh", DEVICE=device, MOMENTUM_ENV=python_that_counts, **row).returncode == 0
+    assert ["--cpu" in line.split() for line in (tmp_path / "words").read_text().splitlines()] == [True, False]
+
+
 def test_the_best_checkpoint_and_the_mean_of_several_are_scored_each_for_itself(tmp_path, python_that_counts):
     for name in ("best", "1_1", "1_2"):
         (tmp_path / f"checkpoint_{name}.pt").touch()
@@ -118,6 +141,21 @@ def test_a_teacher_whose_training_was_interrupted_is_trained_to_its_end_before_i
     (tmp_path / "multi30k" / "distilled-tiny" / "teacher" / "trained").touch()
     assert run("examples/iwslt16_en_de/run.sh", **row, **places).returncode == 0
     assert (tmp_path / "calls").read_text().endswith("raw-linear-seed1-beam2-rescored.json\n")
+
+
+def test_other_settings_of_a_teacher_than_the_one_that_stands_has_are_refused(tmp_path, python_that_counts):
+    for folder in ("prepared/data-bin", "distilled-tiny/data", "tiny-linear-seed1", "tiny-raw-linear-seed1"):
+        (tmp_path / "multi30k" / folder).mkdir(parents=True)
+        (tmp_path / "multi30k" / folder / "checkpoint_best.pt").touch()
+    (tmp_path / "multi30k" / "distilled-tiny" / "settings.txt").write_text("TEACHER_MAX_UPDATE=7\nTEACHER_LR=1e-3\nBEAM=4\n")
+    row = {"CORPUS": "multi30k", "ROW": "linear", "SIZE": "tiny", "RUNS": tmp_path, "RESULTS": tmp_path / "results"}
+    stage = {"STAGES": "evaluate", "MOMENTUM_ENV": python_that_counts}
+    refused = run("examples/iwslt16_en_de/run.sh", **row, **stage, TEACHER_LR="1e-3", TEACHER_MAX_UPDATE=8)
+    assert refused.returncode == 1 and "TEACHER_MAX_UPDATE=8: the teacher in" in refused.stderr
+    assert "has TEACHER_MAX_UPDATE=7; leave TEACHER_MAX_UPDATE out" in refused.stderr
+    for given in ({"TEACHER_MAX_UPDATE": 7}, {"TEACHER_SEED": 2}, {"DISTILLED": 0, "TEACHER_MAX_UPDATE": 8}, {}):
+        taken = run("examples/iwslt16_en_de/run.sh", **row, **{**stage, **given})
+        assert taken.returncode == 0, taken.stderr
 
 
 def test_images_are_scored_anew_where_another_number_is_wanted(tmp_path, python_that_counts):
