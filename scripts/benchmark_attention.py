@@ -15,15 +15,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from checked_options import check_place, positive, positive_seconds
+from checked_options import add_output_folder, check_place, positive, positive_seconds
 from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from panels import write
 from plot_attention import plot
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from torch import Tensor
 
 from momentum_fairseq import ops
@@ -172,7 +171,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=positive, help="CPU threads (default: torch's)")
     add("--seconds", type=positive_seconds, default=1.2, help="time for each line of a table (default: 1.2)")
     add("--allocator", choices=["keep", "system"], default="keep", help="on a CPU: keep freed memory, or as it comes")
-    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add_output_folder(parser)
     add("--quick", action="store_true", help="three short lengths, one D, little time: shows that it works")
     options = parser.parse_args(arguments)
     if options.quick:

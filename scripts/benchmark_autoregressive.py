@@ -19,16 +19,15 @@ import sys
 import time
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from checked_options import check_place, positive, positive_seconds
+from checked_options import add_output_folder, check_place, positive, positive_seconds
 from measuring import BASELINE, LEAST_TURNS, MOST_TURNS, keep_freed_memory, peak_bytes, seconds_per_call, summary
 from nat_benchmarks import ROWS, make_dictionary
 from panels import write
 from plot_autoregressive import plot
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from torch import Tensor
 
 from momentum_fairseq.models.causal_decoder import STATE
@@ -159,7 +158,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of weights and activations")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
     add("--seconds", type=positive_seconds, default=20.0, help="time for each table (default: 20)")
-    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add_output_folder(parser)
     add("--quick", action="store_true", help="two short positions, a tiny model, little time: shows that it works")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -16,10 +16,10 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from checked_options import output_file
 from fairseq.data import Dictionary, data_utils
 from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
 from measuring import synchronise
@@ -197,7 +197,7 @@ def main() -> None:
     add_model_arguments(parser)
     parser.add_argument("--steps", type=int, default=10, help="decoder passes (10)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], help="sentences a batch (1 64)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     options = parser.parse_args()
     device, dictionary = choose_device(options), make_dictionary(options.vocabulary)
     models, rows = make_models(options, dictionary, device), []

@@ -16,14 +16,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from checked_options import positive, positive_seconds
+from checked_options import add_output_folder, positive, positive_seconds
 from measuring import keep_freed_memory, seconds_per_call, time_side_by_side
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from torch import Tensor
 from whole_file import write_json
 
@@ -250,7 +249,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--momentum", type=float, default=0.6, help="β (default: 0.6)")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
     add("--seconds", type=positive_seconds, default=1.0, help="time for each line of the table (default: 1)")
-    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add_output_folder(parser)
     add("--quick", action="store_true", help="two short shapes, little time: shows that it works")
     options = parser.parse_args(arguments)
     if not 0 < options.momentum < 1:

@@ -14,15 +14,14 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from checked_options import check_place, positive, positive_seconds
+from checked_options import add_output_folder, check_place, positive, positive_seconds
 from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from panels import write
 from plot_kinds import plot
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from torch import Tensor, nn
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, EncoderLayer, LayerOptions, MultiheadAttention
@@ -156,7 +155,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=positive, help="CPU threads (default: torch's)")
     add("--seconds", type=positive_seconds, default=10.0, help="turns for at least so long at each length (default: 10)")
     add("--most-seconds", type=positive_seconds, default=120.0, help="of all calls of a kind at one length (default: 120)")
-    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add_output_folder(parser)
     add("--quick", action="store_true", help="three short lengths, little time: shows that it works")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -9,10 +9,9 @@ allocator held beyond what it held before, which is parameters, their gradients 
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from checked_options import positive
+from checked_options import output_file, positive
 from fairseq.data import data_utils
 from measuring import peak_bytes
 from nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting
@@ -51,7 +50,7 @@ def main() -> None:
     parser.set_defaults(runs=1)
     parser.add_argument("--steps", type=positive, default=4, help="decoder passes an update (4)")
     parser.add_argument("--sentences", type=positive, default=64, help="sentences a batch (64)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     options = parser.parse_args()
     device, peaks, losses = choose_device(options), {}, {}
     for form, most_logits in FORMS.items():

@@ -10,10 +10,10 @@ import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from checked_options import output_file
 from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion
 from fairseq.data import Dictionary, data_utils
 from nat_benchmarks import (
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="decoder passes an update (4)")
     parser.add_argument("--sentences", type=int, default=64, help="sentences a batch (64)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="ours to compare (all)")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     options = parser.parse_args()
     device, dictionary = choose_device(options), make_dictionary(options.vocabulary)
     sources, targets = make_sentences(options, options.sentences, dictionary)

@@ -1,8 +1,11 @@
-"""What the benchmarks' command lines share: numbers that are checked, and where to run and to write."""
+"""What command lines share: numbers that are checked, where to run, and where to write, before anything is computed."""
 
 import argparse
+import os
+from pathlib import Path
 
 import torch
+from run_record import ROOT
 
 
 def positive(text: str) -> int:
@@ -22,8 +25,35 @@ def positive_seconds(text: str) -> float:
     return number
 
 
+def output_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    _check_writable(text, path.parent)
+    return path
+
+
+def output_folder(text: str) -> Path:
+    _check_writable(text, Path(text))
+    return Path(text)
+
+
+def _check_writable(text: str, folder: Path) -> None:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} can't be written: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text} can't be written: no permission to write in {there}")
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    # A default that is text is checked, too.
+    place = {"type": output_folder, "default": str(ROOT / "results/scratch")}
+    parser.add_argument("--out", **place, help="folder to write into (default: results/scratch)")
+
+
 def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Make the device, the dtype and the folder to write into of what --device, --dtype and --out name, or end with a message."""
+    """Make the device and the dtype of what --device and --dtype name, or end with a message."""
     try:
         options.device = torch.device(options.device)
         torch.zeros(1, device=options.device)
@@ -31,8 +61,4 @@ def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
     if options.device.type not in ("cpu", "cuda"):
         parser.error(f"--device {options.device}: peak memory is measured on cpu and cuda only")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out {options.out}: {error.strerror}")
     options.torch_dtype = getattr(torch, options.dtype)

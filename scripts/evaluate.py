@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from bootstrap import pack
+from checked_options import output_file, output_folder
 from checkpoint_data import check_data
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
@@ -42,7 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder made by prepare_parallel.sh")
     parser.add_argument("checkpoint", type=Path, help="a trained model")
-    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("out", type=output_file, help="JSON file to write")
     parser.add_argument("--name", help="what to call this row (default: the checkpoint's folder)")
     parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["valid", "test"], help="sets (both)")
     parser.add_argument("--steps", nargs="+", default=STEPS, metavar="N|adaptive", help=f"decoder passes ({' '.join(STEPS)})")
@@ -55,7 +56,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model's weights and activations (float32)")
     parser.add_argument("--speed-runs", type=int, default=3, help="timed runs, the median counts; 0 times nothing (3)")
     parser.add_argument("--speed-sentences", type=int, default=100, help="sentences timed at batch 1 (100)")
-    parser.add_argument("--hypotheses", type=Path, metavar="FOLDER", help="also write the translations, a file for each score")
+    hypotheses = "also write the translations, a file for each score"
+    parser.add_argument("--hypotheses", type=output_folder, metavar="FOLDER", help=hypotheses)
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     options = parser.parse_args(arguments)
@@ -122,7 +124,6 @@ def measure_scores(
 
 
 def write_hypotheses(folder: Path, name: str, hypotheses: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / name, "\n".join(hypotheses) + "\n")
 
 

@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from attention_forms import Inputs, forms_of, plain
+from checked_options import output_file
 from run_record import hardware, run_record
 from torch import Tensor
 from whole_file import write_json
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--kernel-share", type=float, default=0.01, help="of the cases also through Triton's kernels (0.01)")
     parser.add_argument("--only", type=int, help="this case alone")
-    parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     options = parser.parse_args()
     cases = range(options.cases) if options.only is None else range(options.only, options.only + 1)
     start = time.perf_counter()

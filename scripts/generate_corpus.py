@@ -248,7 +248,6 @@ def generate(options: argparse.Namespace) -> None:
     pairs = list(corpus.items())
     # Held-out pairs come first, so that they are the same for every number of training pairs.
     splits = {"val": pairs[:HELD_OUT], "test": pairs[HELD_OUT : 2 * HELD_OUT], "train": pairs[2 * HELD_OUT :]}
-    options.out.mkdir(parents=True, exist_ok=True)
     for split, chosen in splits.items():
         for language, lines in zip(("en", "de"), zip(*chosen, strict=True), strict=True):
             with whole_file(options.out / f"{split}.{language}") as part:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from checked_options import output_file
 from image_benchmark import add_benchmark_arguments, run_benchmark
 from image_model import ImageModel, load_image_model
 from image_sampling import SteppingReader, in_batches, save_picture
@@ -79,7 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", help="of a training with the task image_generation")
-    add("--out", type=Path, required=True, help="PNG to write, or JSON of --benchmark")
+    add("--out", type=output_file, required=True, help="PNG to write, or JSON of --benchmark")
     add("--data", type=Path, help="folder of the images, for completions")
     add("--samples", type=int, default=32, help="images out of nothing (default: 32)")
     add("--completions", type=int, default=4, help="images to complete, where --data is given (default: 4)")

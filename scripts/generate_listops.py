@@ -34,7 +34,6 @@ def make_block(number: int, seed: int, shape: Shape) -> Block:
 
 def write_published(out: Path, folder: Path) -> None:
     """Write `basic_<train|val|test>.tsv` with the columns Source and Target."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split, name in PUBLISHED_NAMES.items():
         path = folder / f"basic_{name}.tsv"
         if path.exists():

@@ -109,6 +109,5 @@ def save_picture(rows: Sequence[np.ndarray], path: Path, scale: int) -> None:
             top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
             canvas[top : top + height, left : left + width] = image  # one colour serves for three
     picture = Image.fromarray(canvas)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST).save(part, format="PNG")

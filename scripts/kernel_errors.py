@@ -11,13 +11,12 @@ kernel_errors.json and kernel_errors.md into --out.
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from checked_options import positive
+from checked_options import add_output_folder, positive
 from markdown_table import markdown
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from torch import Tensor
 from whole_file import write_json, write_text
 
@@ -90,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: cuda where there is one)")
     add("--lengths", nargs="+", type=positive, default=list(LENGTHS), help=f"N (default: {' '.join(map(str, LENGTHS))})")
     add("--tokens", type=positive, default=MANY_TOKENS, help=f"of the test for overflow (default: {MANY_TOKENS})")
-    add("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (default: results/scratch)")
+    add_output_folder(parser)
     add("--quick", action="store_true", help="short lengths: shows that it works")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -88,7 +88,6 @@ def contact_sheet(split: LabelledSequences, columns: int = 12) -> np.ndarray:
 
 def save_sheet(path: Path, sheet: np.ndarray, zoom: int = 2) -> None:
     """Write a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         Image.fromarray(np.kron(sheet, np.ones((zoom, zoom), dtype=np.uint8))).save(part, format="PNG", optimize=True)
 

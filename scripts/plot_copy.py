@@ -111,7 +111,6 @@ def main() -> None:
     methods: dict[str, Any] = {method: [t for t in trainings if t.method == method] for method in METHODS}
     methods = {method: own for method, own in methods.items() if own}
     curves = {method: averaged(own) for method, own in methods.items()}
-    results.mkdir(parents=True, exist_ok=True)
     seeds = {method: [t.seed for t in own] for method, own in methods.items()}
     record = {method: {"seeds": seeds[method], "points": [p._asdict() for p in curves[method]]} for method in methods}
     write_text(results / "curves.json", json.dumps(record, indent=1) + "\n")

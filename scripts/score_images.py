@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checked_options import output_file
 from fairseq import utils
 from image_model import load_image_model
 from run_record import hardware, run_record, training_record
@@ -51,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoint", type=Path, help="a trained model of images")
     add("data", type=Path, help="folder of the images")
-    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--out", type=output_file, required=True, help="JSON file to write")
     add("--splits", nargs="+", choices=["valid", "test"], default=["test"], help="(default: test)")
     add("--images", type=int, help="images of a split that are scored; 0: all (default: as the training's validations)")
     add("--batch-size", type=int, default=16, help="images at a time (default: 16)")

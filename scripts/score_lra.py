@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checked_options import output_file
 from fairseq import checkpoint_utils, utils
 from fairseq.tasks import FairseqTask
 from run_record import hardware, run_record, training_record
@@ -29,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder made by prepare_lra.sh")
     parser.add_argument("checkpoint", type=Path, help="a trained classifier")
-    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("out", type=output_file, help="JSON file to write")
     parser.add_argument("--name", help="what to call this row (default: the checkpoint's folder)")
     parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["train", "valid", "test"], help="(valid test)")
     parser.add_argument("--batch-size", type=int, default=32, help="examples at a time (32)")

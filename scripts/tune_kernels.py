@@ -18,7 +18,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -28,10 +27,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
-from checked_options import positive, positive_seconds
+from checked_options import add_output_folder, positive, positive_seconds
 from end_with_parent import end_with_parent
 from measuring import synchronise, time_side_by_side
-from run_record import ROOT, hardware, run_record
+from run_record import hardware, run_record
 from whole_file import write_json
 
 from momentum_fairseq.ops.kernels import causal_setting
@@ -143,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=positive_seconds, default=2.0, help="time for all tiles of one shape and pass (2)")
     parser.add_argument("--momentum", type=float, default=0.6, help="β (0.6)")
     parser.add_argument("--processes", type=positive, default=os.cpu_count(), help="that compile side by side (as many as CPUs)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/scratch", help="folder to write into (results/scratch)")
+    add_output_folder(parser)
     parser.add_argument("--quick", action="store_true", help="one short shape, two tiles: shows that it works")
     options = parser.parse_args()
     if not 0 < options.momentum < 1:

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def whole_file(path: Path, ending: str = ".part") -> Iterator[Path]:
-    """A name beside `path` to write to; after the block what was written has the name `path`.
+    """A name beside `path` to write to; after the block what was written has the name `path`. The folder is made.
 
     It is on the disk before it gets its name, so that a power cut leaves no empty file. If the block fails, what was written is
     removed and `path` stays as it was.
@@ -18,6 +18,7 @@ def whole_file(path: Path, ending: str = ".part") -> Iterator[Path]:
     Args:
         ending: of the name to write to; another for each of several processes that may write the file at once.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ending)
     try:
         yield part
@@ -36,6 +37,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON; what it has no form for, such as a path, as text. The folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write JSON; what it has no form for, such as a path, as text."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")

@@ -10,12 +10,12 @@ from whole_file import whole_file, write_json, write_text
 
 
 def test_what_was_there_stays_until_the_new_content_is_whole(tmp_path):
-    path = tmp_path / "table.md"
+    path = tmp_path / "new folder" / "table.md"
     write_text(path, "old")
     with whole_file(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
