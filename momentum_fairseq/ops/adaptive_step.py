@@ -29,10 +29,11 @@ def adaptive_step(
         x' and u_k `[...,C]`, u_k in a_k's dtype; and β̃ `[...,1]`, as the norms in float32 at least.
     """
     tensors = x, push, last_push, velocity
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    alike = x.dtype in (torch.float32, torch.float64) and all(tensor.dtype == x.dtype for tensor in tensors)
-    if recorded and alike and takes_passes_by_hand(None):
-        return _AdaptiveStep.apply(*tensors, reference is velocity, step_size, delta, eps)
+    if takes_passes_by_hand(None):
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            return unrecorded_step(*tensors, reference, step_size, delta, eps)[:3]
+        if x.dtype in (torch.float32, torch.float64) and all(tensor.dtype == x.dtype for tensor in tensors):
+            return _AdaptiveStep.apply(*tensors, reference is velocity, step_size, delta, eps)
     return plain_step(*tensors, reference, step_size, delta, eps)
 
 
@@ -40,16 +41,30 @@ def plain_step(
     x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, reference: Tensor, step_size: float, delta: float, eps: float
 ) -> Step:
     """`adaptive_step` by torch's operations alone."""
-    root = (norm(push - last_push, eps) / norm(reference, eps)).sqrt()
-    momentum = (1 - root).square().clamp(max=1 - delta)  # not in lower precision: bfloat16 rounds 0.999 to 1
-    velocity = torch.addcmul(push, momentum, velocity).to(push.dtype)
-    return torch.add(x, velocity, alpha=step_size), velocity, momentum
+    root = (norm(push - last_push).clamp(min=eps) / norm(reference).clamp(min=eps)).sqrt()
+    momentum = (1 - root).square().clamp(max=1 - delta)
+    return *move(x, push, velocity, momentum, step_size), momentum
 
 
-def norm(x: Tensor, eps: float) -> Tensor:
-    """`[...,C]` → `[...,1]`, at least eps."""
+def unrecorded_step(
+    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, reference: Tensor, step_size: float, delta: float, eps: float
+) -> tuple[Tensor, ...]:
+    """`plain_step` in place where a recorded graph would need what is written over; its results, and then both norms."""
+    change_norm, reference_norm = norm(push - last_push).clamp_(min=eps), norm(reference).clamp_(min=eps)
+    momentum = (change_norm / reference_norm).sqrt_().sub_(1).square_().clamp_(max=1 - delta)
+    return *move(x, push, velocity, momentum, step_size), momentum, change_norm, reference_norm
+
+
+def norm(x: Tensor) -> Tensor:
+    """`[...,C]` → `[...,1]`, in float32 at least: bfloat16 would round a momentum of 0.999 to 1."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp(min=eps)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+
+
+def move(x: Tensor, push: Tensor, velocity: Tensor, momentum: Tensor, step_size: float) -> tuple[Tensor, Tensor]:
+    """x' and u_k."""
+    velocity = torch.addcmul(push, momentum, velocity).to(push.dtype)
+    return torch.add(x, velocity, alpha=step_size), velocity
 
 
 class _AdaptiveStep(torch.autograd.Function):
@@ -65,13 +80,16 @@ class _AdaptiveStep(torch.autograd.Function):
         delta: float,
         eps: float,
     ) -> Step:
-        ctx.save_for_backward(x, push, last_push, velocity)
         ctx.constants = by_velocity, step_size, delta, eps
-        return plain_step(x, push, last_push, velocity, velocity if by_velocity else last_push, step_size, delta, eps)
+        reference = velocity if by_velocity else last_push
+        *step, change_norm, reference_norm = unrecorded_step(x, push, last_push, velocity, reference, step_size, delta, eps)
+        ctx.save_for_backward(x, push, last_push, velocity, change_norm, reference_norm)
+        return tuple(step)
 
     @staticmethod
     def backward(ctx: Any, of_x: Tensor, of_velocity: Tensor, of_momentum: Tensor) -> tuple[Tensor | None, ...]:
-        x, push, last_push, velocity = ctx.saved_tensors
+        *inputs, change_norm, reference_norm = ctx.saved_tensors
+        _, push, last_push, velocity = inputs
         by_velocity, step_size, delta, eps = ctx.constants
         if torch.is_grad_enabled():  # to be differentiated again
             directions = of_x, of_velocity, of_momentum
@@ -80,20 +98,17 @@ class _AdaptiveStep(torch.autograd.Function):
                 reference = velocity if by_velocity else last_push
                 return plain_step(x, push, last_push, velocity, reference, step_size, delta, eps)
 
-            return *recorded_gradients(step, ctx.saved_tensors, ctx.needs_input_grad[:4], directions), *[None] * 4
-        reference = velocity if by_velocity else last_push
-        change = push - last_push
+            return *recorded_gradients(step, inputs, ctx.needs_input_grad[:4], directions), *[None] * 4
         of_push = torch.add(of_velocity, of_x, alpha=step_size)
         on_momentum = of_momentum + (of_push * velocity).sum(-1, keepdim=True)
-        norms = norm(change, eps), norm(reference, eps)
-        on_change, on_reference, momentum = differentiate_momentum(on_momentum, *norms, delta, eps)
-        of_velocity, of_change = of_push * momentum, change.mul_(on_change)
+        on_change, on_reference, momentum = differentiate_momentum(on_momentum, change_norm, reference_norm, delta, eps)
+        of_velocity, of_last_push = of_push * momentum, (last_push - push).mul_(on_change)
+        of_push.sub_(of_last_push)
         if by_velocity:
             of_velocity.addcmul_(velocity, on_reference)
-            of_last_push = -of_change
         else:
-            of_last_push = (last_push * on_reference).sub_(of_change)
-        return of_x, of_push.add_(of_change), of_last_push, of_velocity, None, None, None, None
+            of_last_push.addcmul_(last_push, on_reference)
+        return of_x, of_push, of_last_push, of_velocity, None, None, None, None
 
 
 def differentiate_momentum(on_momentum: Tensor, change: Tensor, reference: Tensor, delta: float, eps: float) -> Step:
