@@ -19,8 +19,16 @@ from momentum_fairseq.ops.causal_chunks import (
 )
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap
-from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, takes_passes_by_hand, without
+from momentum_fairseq.ops.noncausal_by_hand import (
+    KeyWeights,
+    attention_by_hand,
+    copied,
+    takes_passes_by_hand,
+    without,
+    zero_padding_,
+)
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
+from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 
 
@@ -99,6 +107,9 @@ def contract(
         plain = partial(order, weights=weights, padding=padding, eps=eps)
         if not takes_passes_by_hand(weights):
             return plain(q, k, v).to(out_dtype)
+        if quadratic and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+            v = v if padding is None else zero_padding_(padding, copied(v))
+            return short_attention(q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps).to(out_dtype)
         steady = steady or KeyWeights(1.0, 0, weights)
         return attention_by_hand(q, k, v, steady, padding, eps, quadratic, plain).to(out_dtype)
 

@@ -27,10 +27,10 @@ def momentum_weights(
     """
     if key_padding_mask is None:
         return unpadded_weights(keys, momentum, step_size, dtype, device)
-    real = ~key_padding_mask
-    seen = real.cumsum(-1)
-    count = (seen[:, -1:] - seen + real).to(dtype).unsqueeze(1)
-    return weights_of_counts(count, momentum, step_size)
+    count = (~key_padding_mask).flip(-1).cumsum(-1).flip(-1)
+    if isinstance(momentum, Tensor) or isinstance(step_size, Tensor):
+        return weights_of_counts(count.to(dtype).unsqueeze(1), momentum, step_size)
+    return weights_by_count(keys, momentum, step_size, dtype, device)[count].unsqueeze(1)
 
 
 @kept
@@ -39,6 +39,12 @@ def unpadded_weights(
 ) -> Tensor:
     """The weights without padding."""
     return weights_of_counts(torch.arange(keys, 0, -1, dtype=dtype, device=device), momentum, step_size)
+
+
+@kept
+def weights_by_count(keys: int, momentum: float, step_size: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weights of the counts 0 … S, `[S+1]`."""
+    return weights_of_counts(torch.arange(keys + 1, dtype=dtype, device=device), momentum, step_size)
 
 
 def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float | Tensor) -> Tensor:

@@ -1,13 +1,15 @@
-"""Linear attention of short sentences while decoding, in few operations: at batch 1 each one costs more than its products."""
+"""Linear attention of short sentences without gradients, in few operations: at batch 1 each one costs more than its products."""
 
 import torch
 from torch import Tensor
+
+from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
 
 
 def short_attention(
     q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, *, key_padding_mask: Tensor | None, eps: float = 1e-6
 ) -> Tensor:
-    """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps) through the scores, without gradients.
+    """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps) through the scores, by operations in place.
 
     Args:
         q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, already feature-mapped, all float32 or all float64; v finite at padding.
@@ -23,7 +25,7 @@ def short_attention(
     # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
     scores = torch.bmm(k, q.transpose(1, 2)).unflatten(0, heads)
     if key_padding_mask is not None:
-        scores = torch.where(key_padding_mask[:, None, :, None], scores.new_zeros(()), scores)
+        zero_padding_(key_padding_mask[:, None, :, None], scores)
     normaliser = scores.sum(-2, keepdim=True).add_(eps)
     if weights is not None:
         scores.mul_(weights.unsqueeze(-1))

@@ -1,11 +1,14 @@
 """Attention of short sentences while decoding is the recurrence's, whatever is padding."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from momentum_fairseq.ops import recurrent_momentum_attention
+from momentum_fairseq.ops import linear_attention, momentum_attention, recurrent_momentum_attention
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.short_attention import short_attention
+from tests.ops.cases import inputs, padding_mask
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right", "a whole row"])
@@ -30,3 +33,17 @@ def test_it_is_the_recurrence(length, momentum, padding):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     if momentum == 0:
         torch.testing.assert_close(0.7 * plain, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+@pytest.mark.parametrize("op", [linear_attention, partial(momentum_attention, momentum=0.6, step_size=0.7)])
+def test_without_gradients_padding_may_hold_anything_and_inputs_stay(op, side):
+    leaves, mask = inputs(3, 3), padding_mask(3, 3, side)
+    expected = op(*leaves, key_padding_mask=mask)
+    q, k, v = (x.detach().clone() for x in leaves)
+    for x in (k, v):
+        x.transpose(1, 2)[mask] = torch.nan
+    before = [x.clone() for x in (q, k, v)]
+    torch.testing.assert_close(op(q, k, v, key_padding_mask=mask), expected, rtol=1e-10, atol=1e-10)
+    for x, old in zip((q, k, v), before, strict=True):
+        torch.testing.assert_close(x, old, rtol=0, atol=0, equal_nan=True)
