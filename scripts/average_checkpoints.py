@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint_file import load_checkpoint
+from common.checkpoint_file import load_checkpoint
 from fairseq import checkpoint_utils
 
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from checked_options import add_output_folder, check_place, positive, positive_seconds
-from measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
-from panels import write
+from common.checked_options import add_output_folder, check_place, positive, positive_seconds
+from common.measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
+from common.panels import write
+from common.run_record import hardware, run_record
 from plot_attention import plot
-from run_record import hardware, run_record
 from torch import Tensor
 
 from momentum_fairseq import ops

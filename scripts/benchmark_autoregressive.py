@@ -22,12 +22,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from checked_options import add_output_folder, check_place, positive, positive_seconds
-from measuring import BASELINE, LEAST_TURNS, MOST_TURNS, keep_freed_memory, peak_bytes, seconds_per_call, summary
-from nat_benchmarks import ROWS, make_dictionary
-from panels import write
+from common.checked_options import add_output_folder, check_place, positive, positive_seconds
+from common.measuring import BASELINE, LEAST_TURNS, MOST_TURNS, keep_freed_memory, peak_bytes, seconds_per_call, summary
+from common.nat_benchmarks import ROWS, make_dictionary
+from common.panels import write
+from common.run_record import hardware, run_record
 from plot_autoregressive import plot
-from run_record import hardware, run_record
 from torch import Tensor
 
 from momentum_fairseq.models.causal_decoder import STATE

@@ -19,11 +19,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from checked_options import output_file
-from fairseq.data import Dictionary, data_utils
-from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
-from measuring import synchronise
-from nat_benchmarks import (
+from common.checked_options import output_file
+from common.measuring import synchronise
+from common.nat_benchmarks import (
     FAIRSEQ,
     ROWS,
     add_model_arguments,
@@ -36,9 +34,11 @@ from nat_benchmarks import (
     summary,
     take_turns,
 )
-from run_record import run_record
+from common.run_record import run_record
+from common.whole_file import write_json
+from fairseq.data import Dictionary, data_utils
+from fairseq.iterative_refinement_generator import IterativeRefinementGenerator
 from torch import Tensor, nn
-from whole_file import write_json
 
 from momentum_fairseq.models.momentum_nat import MomentumNatModel
 from momentum_fairseq.modules.packed_linear import Packing

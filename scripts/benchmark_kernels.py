@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from checked_options import add_output_folder, positive, positive_seconds
-from measuring import keep_freed_memory, seconds_per_call, time_side_by_side
-from run_record import hardware, run_record
+from common.checked_options import add_output_folder, positive, positive_seconds
+from common.measuring import keep_freed_memory, seconds_per_call, time_side_by_side
+from common.run_record import hardware, run_record
+from common.whole_file import write_json
 from torch import Tensor
-from whole_file import write_json
 
 from momentum_fairseq import ops
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable
 
 import torch
-from checked_options import output_file, positive
+from common.checked_options import output_file, positive
+from common.measuring import peak_bytes
+from common.nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting
+from common.run_record import run_record
+from common.whole_file import write_json
 from fairseq.data import data_utils
-from measuring import peak_bytes
-from nat_benchmarks import ROWS, add_model_arguments, choose_device, make_dictionary, make_model, make_sentences, setting
-from run_record import run_record
 from torch import Tensor
-from whole_file import write_json
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 

@@ -13,10 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from checked_options import output_file
-from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion
-from fairseq.data import Dictionary, data_utils
-from nat_benchmarks import (
+from common.checked_options import output_file
+from common.nat_benchmarks import (
     FAIRSEQ,
     ROWS,
     add_model_arguments,
@@ -29,9 +27,11 @@ from nat_benchmarks import (
     summary,
     take_turns,
 )
-from run_record import run_record
+from common.run_record import run_record
+from common.whole_file import write_json
+from fairseq.criterions.nat_loss import LabelSmoothedDualImitationCriterion
+from fairseq.data import Dictionary, data_utils
 from torch import Tensor, nn
-from whole_file import write_json
 
 from momentum_fairseq.criterions.nat_refinement_loss import NatRefinementLoss
 from momentum_fairseq.ops import corrupt

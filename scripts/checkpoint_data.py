@@ -8,9 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import run_record  # noqa: F401  (finds the package)
+from common.scoring import prepared_settings
 from fairseq import checkpoint_utils
-from scoring import prepared_settings
 
 import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints)
 

@@ -8,7 +8,7 @@ from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
-from parallel_text import SPLITS, InputError, read_parallel, run, write_lines, write_report
+from common.parallel_text import SPLITS, InputError, read_parallel, run, write_lines, write_report
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 # The characters at which some reader of text files ends a line; a line feed can't occur inside a line.

@@ -10,7 +10,6 @@ import argparse
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,13 +18,12 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"  # before triton is imported: it decides what a kernel is
 
+import common  # noqa: F401  (finds the package)
 import torch
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from momentum_fairseq.ops.kernels import causal, causal_setting, noncausal, step
 

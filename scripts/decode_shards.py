@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from checkpoint_data import check_binarised
+from common.parallel_text import InputError, run
+from common.shards import Shard, all_shards
 from fairseq import checkpoint_utils, utils
-from parallel_text import InputError, run
-from shards import Shard, all_shards
 
 import momentum_fairseq  # noqa: F401  (registers the tasks, the models and safe loading)
 

@@ -9,9 +9,9 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from parallel_text import SPLITS, InputError, Report, read_lines, read_report, run, write_lines, write_report
+from common.parallel_text import SPLITS, InputError, Report, read_lines, read_report, run, write_lines, write_report
+from common.shards import Shard, all_shards
 from sacrebleu.metrics import BLEU
-from shards import Shard, all_shards
 
 
 def read_shards(shards: list[Shard]) -> tuple[list[str], Report]:

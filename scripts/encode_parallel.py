@@ -11,7 +11,7 @@ from collections import Counter
 from itertools import compress
 from pathlib import Path
 
-from parallel_text import SPLITS, InputError, Report, read_lines, read_report, run, write_lines, write_report
+from common.parallel_text import SPLITS, InputError, Report, read_lines, read_report, run, write_lines, write_report
 from subword_nmt.apply_bpe import BPE
 from subword_nmt.learn_bpe import learn_bpe
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bootstrap import pack
-from checked_options import output_file, output_folder
 from checkpoint_data import check_data
+from common.bootstrap import pack
+from common.checked_options import output_file, output_folder
+from common.run_record import hardware, run_record, training_record
+from common.scoring import Scorer, describe_data
+from common.translating import Decoder, batches, decoders, speed
+from common.whole_file import write_json, write_text
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
-from run_record import hardware, run_record, training_record
-from scoring import Scorer, describe_data
-from translating import Decoder, batches, decoders, speed
-from whole_file import write_json, write_text
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
 from momentum_fairseq.tasks.translation_nat import TranslationNatTask

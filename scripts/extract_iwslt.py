@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from archive_files import Found, find_files
-from parallel_text import InputError, Report, run, write_lines, write_report
-from wit3_text import align_segments, align_talks, read_segments, read_talks
+from common.archive_files import Found, find_files
+from common.parallel_text import InputError, Report, run, write_lines, write_report
+from common.wit3_text import align_segments, align_talks, read_segments, read_talks
 
 Pairs = list[tuple[str, str]]
 

@@ -4,7 +4,7 @@
 
 A table stands between two comments, the first of which names its file, relative to the Markdown file:
 
-    <!-- results/attention.json -->                          all that benchmark_tables.py says of a benchmark
+    <!-- results/attention.json -->                          all that common/benchmark_tables.py says of a benchmark
     <!-- results/small/table.md: bleu test, oracle -->       the table of that file whose heading begins so; its first without one
     <!-- end -->
 """
@@ -14,8 +14,8 @@ import json
 import re
 from pathlib import Path
 
-from benchmark_tables import describe
-from whole_file import write_text
+from common.benchmark_tables import describe
+from common.whole_file import write_text
 
 BLOCK = re.compile(r"(<!-- (?P<file>[\w./-]+\.(?:json|md))(?:: (?P<heading>[^>]+?))? -->\n).*?(?=<!-- end -->)", re.DOTALL)
 OPENING = re.compile(r"<!-- [\w./-]+\.(?:json|md)\b")

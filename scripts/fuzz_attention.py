@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from attention_forms import Inputs, forms_of, plain
-from checked_options import output_file
-from run_record import hardware, run_record
+from common.attention_forms import Inputs, forms_of, plain
+from common.checked_options import output_file
+from common.run_record import hardware, run_record
+from common.whole_file import write_json
 from torch import Tensor
-from whole_file import write_json
 
 from momentum_fairseq import ops
 from momentum_fairseq.ops import recurrent_momentum_attention

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from lexicon import (
+from common.lexicon import (
     ADJECTIVES,
     ADVERBS,
     BEINGS,
@@ -25,8 +25,8 @@ from lexicon import (
     VERBS,
     table,
 )
-from parallel_text import run, write_lines
-from whole_file import whole_file
+from common.parallel_text import run, write_lines
+from common.whole_file import whole_file
 
 HELD_OUT = 1000  # pairs in each of val and test
 CASES = ("nom", "acc", "dat")

@@ -7,7 +7,7 @@
 The picture has rows of eight. First the samples. Then a row for each image to complete: its known part, six completions, and the
 image itself; what is not known is black. --known tells how many of its values are known, row by row from the top, the colours of
 a pixel one after the other. The same --seed, checkpoint, batch size and device give the same picture. How the benchmark
-measures: see image_benchmark.py.
+measures: see common/image_benchmark.py.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from checked_options import output_file
-from image_benchmark import add_benchmark_arguments, run_benchmark
-from image_model import ImageModel, load_image_model
-from image_sampling import SteppingReader, in_batches, save_picture
+from common.checked_options import output_file
+from common.image_benchmark import add_benchmark_arguments, run_benchmark
+from common.image_model import ImageModel, load_image_model
+from common.image_sampling import SteppingReader, in_batches, save_picture
 from torch import Tensor
 
 COLUMNS = 8

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from listops import OPERATORS, WORDS, ExpressionError, Shape, draw, publish
-from parallel_text import InputError, write_lines
-from sequence_sets import Block, add_options, check_options, generate_set, run_step
-from whole_file import whole_file
+from common.listops import OPERATORS, WORDS, ExpressionError, Shape, draw, publish
+from common.parallel_text import InputError, write_lines
+from common.sequence_sets import Block, add_options, check_options, generate_set, run_step
+from common.whole_file import whole_file
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 

@@ -1,7 +1,7 @@
 """Generates Pathfinder-32 hard of the Long Range Arena (Linsley et al. 2018, Tay et al. 2021), as labelled sequences of pixels.
 
-Splits of even size are exactly balanced, and the distance of the markers tells nothing of the label (see pathfinder.py). Test
-and dev are the same for every number of training images.
+Splits of even size are exactly balanced, and the distance of the markers tells nothing of the label (common/pathfinder.py).
+Test and dev are the same for every number of training images.
 
     python scripts/generate_pathfinder.py OUT [--counts TRAIN DEV TEST] [--seed S] [--workers N]
 """
@@ -11,8 +11,8 @@ from dataclasses import asdict
 from functools import partial
 
 import numpy as np
-from pathfinder import Scene, draw
-from sequence_sets import Block, add_options, check_options, generate_set, run_step
+from common.pathfinder import Scene, draw
+from common.sequence_sets import Block, add_options, check_options, generate_set, run_step
 
 COUNTS = (160_000, 20_000, 20_000)
 BLOCK = 2000

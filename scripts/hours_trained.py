@@ -6,7 +6,7 @@ python scripts/hours_trained.py CHECKPOINT-FOLDER --and-minutes 7
 import argparse
 from pathlib import Path
 
-from checkpoint_file import load_checkpoint
+from common.checkpoint_file import load_checkpoint
 
 
 def main() -> None:

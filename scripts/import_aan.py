@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from common.parallel_text import InputError
+from common.sequence_sets import add_options, check_options, cut, fingerprint, flatten, run_step, stands, write_set
 from import_imdb import check_text
-from parallel_text import InputError
-from sequence_sets import add_options, check_options, cut, fingerprint, flatten, run_step, stands, write_set
 
 COUNTS = (147_086, 18_090, 17_437)
 PUBLISHED_NAMES = {"train": "train", "dev": "eval", "test": "test"}

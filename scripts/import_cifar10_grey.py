@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from parallel_text import InputError
-from sequence_sets import add_options, check_options, choose, fingerprint, run_step, stands, write_set
+from common.parallel_text import InputError
+from common.sequence_sets import add_options, check_options, choose, fingerprint, run_step, stands, write_set
 
 from momentum_fairseq.data.cifar10 import cifar10_files, read_cifar10
 

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-from parallel_text import InputError, read_bytes
-from sequence_sets import add_options, check_options, choose, cut, fingerprint, flatten, run_step, stands, write_set
+from common.parallel_text import InputError, read_bytes
+from common.sequence_sets import add_options, check_options, choose, cut, fingerprint, flatten, run_step, stands, write_set
 
 COUNTS = (22_500, 2_500, 25_000)
 REVIEWS = (25_000, 25_000)  # published, train and test; half of each is positive

@@ -9,10 +9,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from common.listops import WORDS, ExpressionError, evaluate, parse
+from common.parallel_text import InputError, read_lines
+from common.sequence_sets import add_options, check_options, fingerprint, flatten, run_step, stands, write_set
 from generate_listops import COUNTS, PUBLISHED_NAMES
-from listops import WORDS, ExpressionError, evaluate, parse
-from parallel_text import InputError, read_lines
-from sequence_sets import add_options, check_options, fingerprint, flatten, run_step, stands, write_set
 
 COLUMNS = ["Source", "Target"]
 

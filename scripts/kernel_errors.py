@@ -14,11 +14,11 @@ import sys
 from typing import Any
 
 import torch
-from checked_options import add_output_folder, positive
-from markdown_table import markdown
-from run_record import hardware, run_record
+from common.checked_options import add_output_folder, positive
+from common.markdown_table import markdown
+from common.run_record import hardware, run_record
+from common.whole_file import write_json, write_text
 from torch import Tensor
-from whole_file import write_json, write_text
 
 from momentum_fairseq.ops import causal_momentum_attention, elu_plus_one
 from momentum_fairseq.ops.kernel_choice import VARIABLE, kernel_for

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parallel_text import InputError
+from common.parallel_text import InputError
+from common.run_record import run_record
+from common.sequence_sets import digest_of, run_step
+from common.whole_file import whole_file, write_json
 from PIL import Image
-from run_record import run_record
-from sequence_sets import digest_of, run_step
-from whole_file import whole_file, write_json
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences, read_meta, verify
 

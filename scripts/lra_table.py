@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from markdown_table import markdown
-from seeds import clash
+from common.markdown_table import markdown
+from common.seeds import clash
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 PAPER = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from panels import logarithmic, main, pyplot, save, setting
+from common.panels import logarithmic, main, pyplot, save, setting
 
 
 def plot(record: dict[str, Any], path: Path) -> None:

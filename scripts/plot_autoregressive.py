@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from panels import logarithmic, main, pyplot, save, setting
+from common.panels import logarithmic, main, pyplot, save, setting
 
 COLUMNS = {"median_ms": ("ms a step", 1.0), "state_bytes": ("state, MB", 1e6), "peak_bytes": ("peak of a step, MB", 1e6)}
 

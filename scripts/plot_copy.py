@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
-from markdown_table import markdown
-from panels import pyplot, save
-from train_log import entries
-from whole_file import write_text
+from common.markdown_table import markdown
+from common.panels import pyplot, save
+from common.train_log import entries
+from common.whole_file import write_text
 
 METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
 

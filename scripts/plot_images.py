@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from markdown_table import markdown
-from panels import pyplot, save
-from seeds import clash
-from whole_file import write_text
+from common.markdown_table import markdown
+from common.panels import pyplot, save
+from common.seeds import clash
+from common.whole_file import write_text
 
 ROWS = ("softmax", "linear", "momentum", "connection", "adaptive")
 NEEDED = ("name", "scores", "curve", "updates", "max_update", "seconds_per_update", "lossy", "images")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from panels import logarithmic, main, pyplot, save, setting
+from common.panels import logarithmic, main, pyplot, save, setting
 
 COLUMNS = {"steps_per_second": ("steps/s", 1.0), "peak_bytes": ("peak memory, MB", 1e6)}
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checked_options import output_file
+from common.checked_options import output_file
+from common.image_model import load_image_model
+from common.run_record import hardware, run_record, training_record
+from common.train_log import read_curve, seconds_per_update
+from common.whole_file import write_json
 from fairseq import utils
-from image_model import load_image_model
-from run_record import hardware, run_record, training_record
-from train_log import read_curve, seconds_per_update
-from whole_file import write_json
 
 from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checked_options import output_file
+from common.checked_options import output_file
+from common.run_record import hardware, run_record, training_record
+from common.train_log import read_curve, seconds_per_update
+from common.whole_file import write_json
 from fairseq import checkpoint_utils, utils
 from fairseq.tasks import FairseqTask
-from run_record import hardware, run_record, training_record
-from train_log import read_curve, seconds_per_update
-from whole_file import write_json
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
 

@@ -7,18 +7,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import EnumMeta
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import common  # noqa: F401  (finds the package)
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
-from fairseq.criterions import CRITERION_DATACLASS_REGISTRY  # noqa: E402
-from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY  # noqa: E402
-from fairseq.tasks import TASK_DATACLASS_REGISTRY  # noqa: E402
-
-import momentum_fairseq  # noqa: E402, F401  (fills the registries)
+import momentum_fairseq  # noqa: F401  (fills the registries)
 
 # How defaults that are no numbers or names are shown.
 WORDS = ((False, "off"), (True, "on"), (None, "none"))

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bootstrap import difference, half_interval, signature
-from markdown_table import markdown
-from plot_results import plot
-from results import Key, Result, Row, group_rows, marks_with, read_results, shared_marks, without_repeats
+from common.bootstrap import difference, half_interval, signature
+from common.markdown_table import markdown
+from common.plot_results import plot
+from common.results import Key, Result, Row, group_rows, marks_with, read_results, shared_marks, without_repeats
 
 # Nguyen et al. 2022, Table 5: BLEU and tokens a second. Lee et al. 2018, dev set, after 1, 2, 5, 10 passes and adaptive.
 PAPER = {

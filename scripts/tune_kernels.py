@@ -27,11 +27,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
 from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
-from checked_options import add_output_folder, positive, positive_seconds
-from end_with_parent import end_with_parent
-from measuring import synchronise, time_side_by_side
-from run_record import hardware, run_record
-from whole_file import write_json
+from common.checked_options import add_output_folder, positive, positive_seconds
+from common.end_with_parent import end_with_parent
+from common.measuring import synchronise, time_side_by_side
+from common.run_record import hardware, run_record
+from common.whole_file import write_json
 
 from momentum_fairseq.ops.kernels import causal_setting
 from momentum_fairseq.ops.kernels.causal_setting import Tile

@@ -5,7 +5,7 @@ import lzma
 from collections import Counter
 from pathlib import Path
 
-from parallel_text import SPLITS, InputError, decode_lines, read_bytes, run, write_lines, write_report
+from common.parallel_text import SPLITS, InputError, decode_lines, read_bytes, run, write_lines, write_report
 
 
 def read_packed(path: Path) -> list[str]:

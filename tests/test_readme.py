@@ -35,7 +35,7 @@ def fairseq_flags() -> set[str]:
 
 def script_flags() -> set[str]:
     """Those that the scripts define, by their text: importing them all would take a minute."""
-    return {flag for path in ROOT.glob("scripts/*.py") for flag in re.findall(r'"(--[a-z][\w-]*)"', path.read_text("utf-8"))}
+    return {flag for path in ROOT.glob("scripts/**/*.py") for flag in re.findall(r'"(--[a-z][\w-]*)"', path.read_text("utf-8"))}
 
 
 def own_flags() -> dict[str, list]:

@@ -5,7 +5,7 @@ import json
 import benchmark_kernels
 import kernel_errors
 import pytest
-from benchmark_tables import describe
+from common.benchmark_tables import describe
 
 from tests.scripts.commands import run
 

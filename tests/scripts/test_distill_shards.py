@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-import shards
+from common import shards
 from distilled_text import distil
 from sacrebleu.metrics import BLEU
 

@@ -9,13 +9,11 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import bootstrap
 import checkpoint_data
 import evaluate
 import pytest
-import run_record
 import torch
-import translating
+from common import bootstrap, run_record, translating
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-import attention_forms
 import fuzz_attention
 import pytest
+from common import attention_forms
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 KERNEL_FORMS = {"kernel", "kernel without padding", "causal kernel"}

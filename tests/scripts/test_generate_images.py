@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from common.image_sampling import RereadingReader, SteppingReader, draw, save_picture, with_start
 from generate_images import parse_arguments
-from image_sampling import RereadingReader, SteppingReader, draw, save_picture, with_start
 from PIL import Image
 
 from momentum_fairseq.models.causal_decoder import STATE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sequence_sets
+from common import sequence_sets
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from tests.scripts.lra_scripts import call, checksums

@@ -8,7 +8,7 @@ from typing import Any
 
 import lra_table
 import pytest
-import train_log
+from common import train_log
 
 Make = Callable[..., Path]
 CURVE = [

@@ -4,15 +4,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import checkpoint_file
 import decode_shards
 import evaluate
 import hours_trained
-import image_model
 import pytest
-import run_record
 import score_lra
 import torch
+from common import checkpoint_file, image_model, run_record
 
 from momentum_fairseq.teacher_scorer import TeacherScorer
 from tests.planted import Planted

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bootstrap
 import numpy as np
 import pytest
 import table
+from common import bootstrap
 from sacrebleu.metrics import BLEU
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_record import training_record
+from common.run_record import training_record
 
 from tests.lra_sets import write_set
 from tests.scripts.commands import ROOT, run

@@ -6,9 +6,9 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
-import checked_options
 import pytest
-from checked_options import add_output_folder, output_file, output_folder
+from common import checked_options
+from common.checked_options import add_output_folder, output_file, output_folder
 
 
 def forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,9 @@
 """What benchmarks make of the times that they take, by a clock that is known."""
 
 
-import image_benchmark
-import nat_benchmarks
 import pytest
 import torch
+from common import image_benchmark, nat_benchmarks
 
 
 def test_calls_take_turns_and_the_first_turn_only_warms_up(monkeypatch):

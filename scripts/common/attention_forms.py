@@ -10,8 +10,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from run_record import ROOT  # noqa: F401  (puts the package on Python's path)
 from torch import Tensor
+
+import common  # noqa: F401  (finds the package)
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported

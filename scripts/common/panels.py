@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from whole_file import whole_file, write_json
+from common.whole_file import whole_file, write_json
 
 
 def pyplot() -> Any:

@@ -9,8 +9,9 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from bootstrap import resample, unpack
-from seeds import clash
+
+from common.bootstrap import resample, unpack
+from common.seeds import clash
 
 Key = tuple[str, str, str]  # split, lengths, steps
 

@@ -6,7 +6,7 @@ from functools import partial
 from multiprocessing import get_context
 from select import select
 
-from sequence_sets import generate_set
+from common.sequence_sets import generate_set
 
 
 def say_and_work(end: int, number: int) -> None:

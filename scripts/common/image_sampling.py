@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import run_record  # noqa: F401  (finds the package)
 import torch
 from torch import Tensor
-from whole_file import whole_file
 
+from common.whole_file import whole_file
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.ops.logistic_mixture import sample_logistic_mixture
 from momentum_fairseq.tasks.image_generation import ImageGenerationTask

@@ -5,10 +5,10 @@ import os
 import statistics
 from pathlib import Path
 
-import listops
 import numpy as np
 import pytest
-from sequence_sets import Block, make_shard
+from common import listops
+from common.sequence_sets import Block, make_shard
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from tests.scripts.lra_scripts import call, checksums
@@ -137,7 +137,7 @@ def test_processes_and_interruptions_change_no_byte(tmp_path, generated, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr("sequence_sets.write_set", fail)
+        broken.setattr("common.sequence_sets.write_set", fail)
         with pytest.raises(KeyboardInterrupt):
             call(broken, "generate_listops", tmp_path / "two", *SMALL, "--workers", 2)
     shards = sorted((tmp_path / "two" / "shards").glob("*.npz"))
@@ -257,8 +257,9 @@ def test_a_missing_file_or_another_header_is_refused(tmp_path, monkeypatch):
 )
 def test_an_option_out_of_range_is_refused_by_name(tmp_path, monkeypatch, option, message):
     if option[0] == "--min-length":
-        monkeypatch.setattr("listops.draw_forest", lambda random, trees, shape: [listops.Level(*np.zeros((4, trees), int))])
-        monkeypatch.setattr("listops.measure", lambda levels: [np.full(256, 7)])
-        monkeypatch.setattr("listops.write_forest", lambda *arguments: np.zeros(0))
-        monkeypatch.setattr("listops.evaluate_forest", lambda levels: np.zeros(256))
+        empty = listops.Level(*np.zeros((4, 1), int))
+        monkeypatch.setattr("common.listops.draw_forest", lambda *arguments: [empty])
+        monkeypatch.setattr("common.listops.measure", lambda levels: [np.full(256, 7)])
+        monkeypatch.setattr("common.listops.write_forest", lambda *arguments: np.zeros(0))
+        monkeypatch.setattr("common.listops.evaluate_forest", lambda levels: np.zeros(256))
     assert message in call(monkeypatch, "generate_listops", tmp_path / "set", *option)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from fairseq import utils
 from fairseq.tasks import FairseqTask
-from measuring import synchronise
 
+from common.measuring import synchronise
 from momentum_fairseq.refinement_generator import RefinementGenerator
 from momentum_fairseq.tasks.translation_nat import TranslationNatTask
 from momentum_fairseq.teacher_scorer import TeacherScorer

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary
 from fairseq.models.nat.iterative_nonautoregressive_transformer import IterNATransformerModel, inat_base_architecture
-from measuring import keep_freed_memory, synchronise
-from run_record import hardware
 from torch import Tensor, nn
 
+from common.measuring import keep_freed_memory, synchronise
+from common.run_record import hardware
 from momentum_fairseq.models.momentum_nat import MomentumNatConfig, MomentumNatModel
 
 ROWS = {

@@ -5,7 +5,7 @@ from argparse import Namespace
 import evaluate
 import pytest
 import torch
-import translating
+from common import translating
 
 CPU = torch.device("cpu")
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from end_with_parent import end_with_parent
-from parallel_text import InputError, run
-from run_record import run_record
-from whole_file import whole_file
 
+from common.end_with_parent import end_with_parent
+from common.parallel_text import InputError, run
+from common.run_record import run_record
+from common.whole_file import whole_file
 from momentum_fairseq.data.labelled_sequences import SPLITS, LabelledSequences, SequenceError, SequenceWriter, checksum, read_meta
 
 Settings = dict[str, Any]

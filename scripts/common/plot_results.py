@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from panels import pyplot, save
-from results import Row
+from common.panels import pyplot, save
+from common.results import Row
 
 Draw = Callable[[Any, list[Row], str], None]
 

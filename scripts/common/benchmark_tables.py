@@ -5,7 +5,7 @@ from statistics import median
 from textwrap import wrap
 from typing import Any
 
-from markdown_table import markdown
+from common.markdown_table import markdown
 
 Record = dict[str, Any]
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from image_sampling import RereadingReader, SteppingReader, with_start
-from measuring import keep_freed_memory, peak_bytes, synchronise
-from nat_benchmarks import ROWS
-from run_record import hardware, run_record
 from torch import Tensor
-from whole_file import write_json
 
+from common.image_sampling import RereadingReader, SteppingReader, with_start
+from common.measuring import keep_freed_memory, peak_bytes, synchronise
+from common.nat_benchmarks import ROWS
+from common.run_record import hardware, run_record
+from common.whole_file import write_json
 from momentum_fairseq.models.causal_decoder import STATE
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.ops.logistic_mixture import sample_logistic_mixture

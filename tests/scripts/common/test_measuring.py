@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from itertools import groupby
 
-import measuring
 import pytest
 import torch
+from common import measuring
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20

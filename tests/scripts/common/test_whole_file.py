@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from whole_file import whole_file, write_json, write_text
+from common.whole_file import whole_file, write_json, write_text
 
 
 def test_what_was_there_stays_until_the_new_content_is_whole(tmp_path):

@@ -2,9 +2,9 @@
 
 import random
 
-import bootstrap
 import numpy as np
 import pytest
+from common import bootstrap
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 

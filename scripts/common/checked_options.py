@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import torch
-from run_record import ROOT
+
+from common.run_record import ROOT
 
 
 def positive(text: str) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from xml.etree import ElementTree
 
-from archive_files import Found
-from parallel_text import InputError, decode_lines
+from common.archive_files import Found
+from common.parallel_text import InputError, decode_lines
 
 TAGS = "url|keywords|speaker|talkid|title|description|reviewer|translator|transcript|doc"
 TAG_LINE = re.compile(rf"\s*<(/?)({TAGS})\b[^>]*>([^<]*)", re.IGNORECASE)

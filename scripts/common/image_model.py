@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from fairseq import checkpoint_utils
-from run_record import ROOT  # noqa: F401  (puts the package on Python's path)
 
+import common  # noqa: F401  (finds the package)
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.tasks.image_generation import ImageGenerationTask
 

@@ -1,6 +1,6 @@
 """Which results can be seeds of one row."""
 
-from seeds import clash
+from common.seeds import clash
 
 
 def test_results_that_name_no_seed_are_not_taken_for_the_same_one():

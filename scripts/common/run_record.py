@@ -1,21 +1,16 @@
-"""What every result file says of the run that made it: command, date, git revision, hardware.
-
-Importing it puts the repository on Python's path, so that the scripts find the package wherever they are called from.
-"""
+"""What every result file says of the run that made it: command, date, git revision, hardware."""
 
 import datetime
 import os
 import platform
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from common import ROOT
 
 
 def run_record(command: list[str]) -> dict[str, str]:
@@ -45,7 +40,7 @@ def git_revision() -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "scripts/run_record.py")
+        git("ls-files", "--error-unmatch", "scripts/common/run_record.py")
         return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("MOMENTUM_REVISION", "unknown")

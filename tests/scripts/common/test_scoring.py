@@ -4,14 +4,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-import bootstrap
 import evaluate
 import pytest
-import scoring
 import torch
+from common import bootstrap, scoring
+from common.translating import Translation
 from fairseq.data import Dictionary
 from sacrebleu.metrics import BLEU, CHRF
-from translating import Translation
 
 HYPOTHESES = ["the cat sat on the mat today", "there is a dog", "A man rides his bicycle down the street"]
 REFERENCES = ["the cat sat on the mat", "there is a dog in the garden", "a man rides a bicycle down the street"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parallel_text import InputError, read_report, write_report
-from whole_file import whole_file
+from common.parallel_text import InputError, read_report, write_report
+from common.whole_file import whole_file
 
 
 @dataclass(frozen=True)

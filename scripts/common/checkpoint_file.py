@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import run_record  # noqa: F401  (finds the package)
 import torch
 
+import common  # noqa: F401  (finds the package)
 import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints, and saves them whole)
 
 

@@ -5,8 +5,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import pathfinder
 import pytest
+from common import pathfinder
 
 from momentum_fairseq.data.labelled_sequences import LabelledSequences
 from tests.scripts.lra_scripts import call, checksums
@@ -186,7 +186,7 @@ def test_paddles_are_as_bright_as_their_contrast_and_markers_white(images):
 def test_processes_and_interruptions_change_no_byte_and_every_split_is_balanced(tmp_path, monkeypatch):
     assert call(monkeypatch, "generate_pathfinder", tmp_path / "one", *COUNTS, "--workers", 1, block=32) == 0
     with monkeypatch.context() as broken:
-        broken.setattr("sequence_sets.write_set", lambda *arguments: sys.exit("interrupted"))
+        broken.setattr("common.sequence_sets.write_set", lambda *arguments: sys.exit("interrupted"))
         assert call(broken, "generate_pathfinder", tmp_path / "two", *COUNTS, "--workers", 2, block=32) == "interrupted"
     next((tmp_path / "two" / "shards").glob("000001.npz")).unlink()
     message = call(monkeypatch, "generate_pathfinder", tmp_path / "two", *COUNTS, "--seed", 5, block=32)

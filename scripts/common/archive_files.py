@@ -11,7 +11,7 @@ from pathlib import Path
 from re import Pattern
 from typing import BinaryIO, NamedTuple
 
-from parallel_text import InputError
+from common.parallel_text import InputError
 
 # What Python's readers of archives raise at one that is cut short or damaged.
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
