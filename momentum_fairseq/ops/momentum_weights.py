@@ -52,7 +52,7 @@ def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float 
     if isinstance(momentum, Tensor):
         momentum = momentum.to(count.dtype).unsqueeze(-1)
         # Two forms, for the gradients: the first keeps its digits down to 0, the second up to 1.
-        below = 1 - momentum.pow(count)
+        below = 1 - power(momentum, count)
         above = -torch.expm1(count * momentum.clamp(min=0.5).log())
         weights = torch.where(momentum < 0.5, below, above) / (1 - momentum)
     elif momentum == 0:
@@ -60,6 +60,11 @@ def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float 
     else:
         weights = torch.expm1(count * math.log(momentum)) / (momentum - 1)
     return weights * (step_size.to(count.dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
+
+
+def power(momentum: float | Tensor, count: Tensor) -> Tensor:
+    """β^c. Of 0^0 torch's own second derivative is NaN."""
+    return torch.where(count == 0, 1, momentum ** count.clamp(min=1))
 
 
 @kept
@@ -103,7 +108,7 @@ def state_weights(
     further = total.unsqueeze(-1) - rank
     growth = growth_by_count(size, momentum, step_size, device)
     beta = momentum.double().reshape(-1, 1) if isinstance(momentum, Tensor) else momentum
-    decay = (beta ** torch.arange(size + 1, dtype=torch.float64, device=device)).reshape(-1, size + 1)
+    decay = power(beta, torch.arange(size + 1, dtype=torch.float64, device=device)).reshape(-1, size + 1)
     growth, decay = torch.broadcast_tensors(growth, decay)
     entry = beta * growth
     queries, gain = look_up(entry, rank), look_up(entry, total)

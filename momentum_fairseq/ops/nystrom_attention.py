@@ -36,7 +36,7 @@ def nystrom_attention(
         q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, not feature-mapped.
         landmarks: m, the number of segments.
         self_attention: queries and keys are of the same positions; `key_padding_mask` is then the queries' too.
-        key_padding_mask: bool `[B,S]`, True = padding, which must be finite.
+        key_padding_mask: bool `[B,S]`, True = padding, which may hold anything.
         iterations: of the pseudo-inverse.
 
     Returns:
@@ -74,7 +74,7 @@ def nystrom_source(
         key_landmarks = means @ keys
         query_landmarks = key_landmarks
         if queries is not None:
-            _, queries, _ = in_full_precision(queries, queries, v)
+            _, queries, _ = in_full_precision(queries, queries, v, key_padding_mask)
             query_landmarks = means @ queries
         kernel = landmark_kernel(query_landmarks, key_landmarks, unused)
         read = softmax_attention(query_landmarks, keys, values, key_padding_mask=key_padding_mask)

@@ -1,10 +1,16 @@
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
 
-from momentum_fairseq.ops import linear_attention, momentum_attention, recurrent_momentum_attention
+from momentum_fairseq.ops import (
+    causal_momentum_attention,
+    linear_attention,
+    momentum_attention,
+    recurrent_momentum_attention,
+)
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from tests.ops.cases import LENGTHS, MOMENTA, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
@@ -62,6 +68,20 @@ def test_it_is_the_recurrence_on_views_of_any_layout():
 
 def test_a_momentum_tensor_of_zero_has_the_gradient_of_the_recurrence():
     assert_is_the_oracle(*inputs(7, 7), padding_mask(3, 7, "left"), per_head(0.0, 0.5), 1.0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_momentum_tensor_of_zero_has_the_second_gradient_of_the_recurrence_too(causal):
+    q, k, v = (x.detach() for x in inputs(7, 7))
+    ours = causal_momentum_attention if causal else momentum_attention
+
+    def second(attention):
+        beta = per_head(0.0, 0.5)
+        out = attention(q, k, v, momentum=beta, step_size=0.7, key_padding_mask=padding_mask(3, 7, "right"))
+        (first,) = torch.autograd.grad(out.square().sum(), beta, create_graph=True)
+        return torch.autograd.grad(first.sum(), beta)
+
+    assert_same(second(ours), second(partial(recurrent_momentum_attention, causal=causal)))
 
 
 @pytest.mark.parametrize("length", [3, 9])

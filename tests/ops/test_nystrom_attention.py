@@ -106,6 +106,17 @@ def test_with_a_landmark_for_each_key_queries_of_another_sequence_get_softmax_at
     assert_same([out], [softmax_attention(q[:, :, :3], k, v)], tolerance=1e-8)
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_padding_may_hold_anything(which, number):
+    mask = padding_mask(3, 9, "both")
+    tensors, real = [x.detach().clone() for x in case(9)], ~mask
+    expected = nystrom_attention(*tensors, 4, self_attention=True, key_padding_mask=mask)
+    tensors[which].transpose(1, 2)[mask] = number
+    out = nystrom_attention(*tensors, 4, self_attention=True, key_padding_mask=mask)
+    assert torch.equal(out.transpose(1, 2)[real], expected.transpose(1, 2)[real])
+
+
 @pytest.mark.parametrize("self_attention", [False, True])
 def test_landmarks_that_a_short_sentence_does_not_use_change_nothing(self_attention):
     q, k, v = case(3)
