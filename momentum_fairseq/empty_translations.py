@@ -15,6 +15,8 @@ def score_empty_translations() -> None:
     on which a training that keeps the checkpoint of the best BLEU ends with a KeyError.
     """
     reduce_metrics = TranslationTask.reduce_metrics
+    if reduce_metrics.__module__ == __name__:  # the module is imported anew: twice around, it would count references twice
+        return
 
     def reduce_with_bleu(self: TranslationTask, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         scored = [log for log in logging_outputs if "_bleu_ref_len" in log]
