@@ -28,8 +28,9 @@ def positive_seconds(text: str) -> float:
 
 def output_file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or pipe, which would be replaced"
+        raise argparse.ArgumentTypeError(f"{text} is {kind}; name a file")
     _check_writable(text, path.parent)
     return path
 
@@ -40,8 +41,9 @@ def output_folder(text: str) -> Path:
 
 
 def _check_writable(text: str, folder: Path) -> None:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
+    # By os.path: pathlib raises where it may not look.
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    if not os.path.isdir(there):
         raise argparse.ArgumentTypeError(f"{text} can't be written: {there} is a file, not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{text} can't be written: no permission to write in {there}")

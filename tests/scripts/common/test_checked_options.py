@@ -1,10 +1,12 @@
 """Where a command line may write to is seen to before anything is computed."""
 
+import errno
 import importlib
 import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from common import checked_options
@@ -35,10 +37,28 @@ def test_a_place_below_a_file_or_where_nothing_may_be_written_is_refused(check, 
         check(str(tmp_path / "a" / "b.json"))
 
 
-def test_a_folder_is_no_file_to_write(tmp_path):
+@pytest.mark.parametrize("check", [output_file, output_folder])
+def test_a_place_that_may_not_even_be_looked_for_is_refused(check, tmp_path, monkeypatch):
+    stat = os.stat
+
+    def look(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | Path) and tmp_path in Path(path).parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", look)
+    forbid(tmp_path, monkeypatch)
+    with pytest.raises(ArgumentTypeError, match="no permission to write in"):
+        check(str(tmp_path / "a" / "b.json"))
+
+
+def test_a_folder_or_a_device_is_no_file_to_write(tmp_path):
     with pytest.raises(ArgumentTypeError, match="is a folder; name a file"):
         output_file(str(tmp_path))
     assert output_folder(str(tmp_path)) == tmp_path
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArgumentTypeError, match="is a device or pipe, which would be replaced; name a file"):
+        output_file(str(tmp_path / "pipe"))
 
 
 def test_the_folder_that_is_not_named_is_seen_to_as_well(tmp_path, monkeypatch, capsys):
