@@ -105,7 +105,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(f"usage: {__doc__}")
     runs, results = map(Path, sys.argv[1:])
-    trainings = [read(log) for log in sorted(runs.glob("*/train.log"))]
+    try:
+        trainings = [read(log) for log in sorted(runs.glob("*/train.log"))]
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"plot_copy.py: error: {error}") from error
     if not trainings:
         raise SystemExit(f"plot_copy.py: error: no <METHOD>-seed<SEED>/train.log in {runs}; train with examples/copy/run.sh")
     methods: dict[str, Any] = {method: [t for t in trainings if t.method == method] for method in METHODS}

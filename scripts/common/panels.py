@@ -54,4 +54,12 @@ def main(plot: Callable[[dict[str, Any], Path], None], usage: str | None) -> Non
     """The command line of a plot: the JSON and the PNG."""
     if len(sys.argv) != 3:
         raise SystemExit(f"usage: {usage}")
-    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
+    source = sys.argv[1]
+    try:
+        record = json.loads(Path(source).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {source}: not the JSON of a benchmark ({error})") from error
+    try:
+        plot(record, Path(sys.argv[2]))
+    except (KeyError, TypeError) as error:
+        raise SystemExit(f"error: {source}: the JSON of something else ({error!r}). {usage}") from error

@@ -44,6 +44,8 @@ def test_curves_are_means_of_the_seeds_where_all_have_one(tmp_path):
 def test_logs_that_tell_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="other-seed1: the name must be <METHOD>-seed<SEED>, with one of the methods softmax"):
         plot_copy.read(write_log(tmp_path, "other-seed1", [(1, 4.0, 1, 2)]))
+    refused = run("scripts/plot_copy.py", tmp_path, tmp_path / "out")
+    assert refused.returncode == 1 and refused.stderr.startswith("plot_copy.py: error: ") and "other-seed1: the" in refused.stderr
     with pytest.raises(ValueError, match="no loss and speed in it; the training stopped before --log-interval"):
         plot_copy.read(write_log(tmp_path, "linear-seed1", []))
 
