@@ -29,7 +29,7 @@ from momentum_fairseq.ops.kernels import causal, causal_setting, noncausal, step
 
 CUOBJDUMP = Path(triton.backends.nvidia.__path__[0]) / "bin" / "cuobjdump"
 # KiB that a block may have, by capability (CUDA programming guide).
-SHARED_MEMORY = {"8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227}
+SHARED_MEMORY = {"8.0": 163, "8.6": 99, "8.7": 163, "8.9": 99, "9.0": 227, "10.0": 227, "10.3": 227, "12.0": 99}
 BATCH, HEADS, LENGTH, SHORT = 2, 2, 256, 24
 
 

@@ -16,6 +16,12 @@ def test_kernels_compile_and_fit_a_gpu(part):
     assert "0 of them too large" in result.stdout and "registers" in result.stdout
 
 
+@pytest.mark.parametrize("capability", ["10.3", "12.0"])
+def test_blackwells_are_known(capability):
+    result = run(SCRIPT, "--capability", capability, "--only", "no such case")
+    assert result.returncode == 0 and f"0 kernels compiled for {capability}" in result.stdout, result.stderr
+
+
 @pytest.mark.parametrize("capability", ["h100", "8.1"])
 def test_a_capability_whose_shared_memory_is_unknown_is_refused_with_those_that_are_known(capability):
     result = run(SCRIPT, "--capability", capability)
