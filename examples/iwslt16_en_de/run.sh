@@ -77,7 +77,7 @@ check_teacher() {
     for name in "${given[@]}"; do
         noted=$(grep -s "^$name=" "$distilled/settings.txt") || continue
         [[ $noted == "$name=${!name}" ]] ||
-            die "$name=${!name}: the teacher in $distilled has $noted; leave $name out, remove the folder, or name other RUNS"
+            die "$name=${!name}: the teacher in $distilled has $noted; set that or leave $name out, remove the folder, or name other RUNS"
     done
 }
 

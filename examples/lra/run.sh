@@ -19,7 +19,8 @@
 # DEVICE          cpu, cuda, or auto: a GPU where torch sees one (auto)
 # torch's OneCycleLR, which the code of Xiong et al. uses, starts at LR/25 and moves Adam's first beta, too; this schedule doesn't.
 # Momenta and step sizes as in Nguyen et al. 2022, Table 1. The checkpoint of the best dev accuracy is scored on the test set,
-# once. A finished training and a result newer than its checkpoint are left as they are. scripts/lra_table.py makes the table.
+# once. A finished training is left as it is, and so is a result newer than its checkpoints that was scored on the same data.
+# scripts/lra_table.py makes the table.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 TASK=${TASK:-}

@@ -152,7 +152,7 @@ def test_other_settings_of_a_teacher_than_the_one_that_stands_has_are_refused(tm
     stage = {"STAGES": "evaluate", "MOMENTUM_ENV": python_that_counts}
     refused = run("examples/iwslt16_en_de/run.sh", **row, **stage, TEACHER_LR="1e-3", TEACHER_MAX_UPDATE=8)
     assert refused.returncode == 1 and "TEACHER_MAX_UPDATE=8: the teacher in" in refused.stderr
-    assert "has TEACHER_MAX_UPDATE=7; leave TEACHER_MAX_UPDATE out" in refused.stderr
+    assert "has TEACHER_MAX_UPDATE=7; set that or leave TEACHER_MAX_UPDATE out" in refused.stderr
     for given in ({"TEACHER_MAX_UPDATE": 7}, {"TEACHER_SEED": 2}, {"DISTILLED": 0, "TEACHER_MAX_UPDATE": 8}, {}):
         taken = run("examples/iwslt16_en_de/run.sh", **row, **{**stage, **given})
         assert taken.returncode == 0, taken.stderr
