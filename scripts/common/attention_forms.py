@@ -12,8 +12,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-import common  # noqa: F401  (finds the package)
-
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 

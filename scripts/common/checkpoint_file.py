@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-import common  # noqa: F401  (finds the package)
 import momentum_fairseq  # noqa: F401  (lets torch's safe loader read fairseq's checkpoints, and saves them whole)
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from fairseq import checkpoint_utils
 
-import common  # noqa: F401  (finds the package)
 from momentum_fairseq.models.momentum_lm import MomentumLmModel
 from momentum_fairseq.tasks.image_generation import ImageGenerationTask
 
