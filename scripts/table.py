@@ -95,7 +95,8 @@ def difference_cell(row: Row, baseline: Row, key: Key) -> str:
     if resampled is not None and resampled_baseline is not None:
         result = difference(own - other, resampled, resampled_baseline)
         text = f"{result.value:+.2f} ± {result.interval:.2f} (p {result.p_value:.3f})"
-    return of_seeds(text, row.values(key, "bleu"), row)
+    text, of_baseline = of_seeds(text, row.values(key, "bleu"), row), of_seeds("", baseline.values(key, "bleu"), baseline)
+    return f"{text}, less{of_baseline}" if of_baseline else text
 
 
 def speed_table(rows: list[Row]) -> str:
@@ -145,11 +146,12 @@ def conditions(rows: list[Row], baseline: Row | None) -> str:
     lines += in_order([f"BLEU {s['bleu_signature']}" for s in scores] + [f"chrF {s['chrf_signature']}" for s in scores])
     if any(r.statistics for r in results):
         p_value = "p: of the difference being chance, by sacreBLEU's formula, about half of what a two-sided test gives"
-        note = f"; {p_value}" if baseline else ""
+        what, note = ("± of one seed and of differences", f"; {p_value}") if baseline else ("± of one seed", "")
         how = "paired bootstrap over sentences, bs:{bs}|seed:{seed}".format(**signature())
-        lines.append(f"± of one seed: half the 95 % interval ({how}){note}")
+        lines.append(f"{what}: half the 95 % interval ({how}){note}")
     if any(len(row.results) > 1 for row in rows):
-        lines.append("± of several seeds: the standard deviation over them")
+        mean_of = "; a difference is one of means over seeds, and its interval says nothing of other seeds" if baseline else ""
+        lines.append(f"± of several seeds: the standard deviation over them{mean_of}")
     if is_iwslt16(rows):
         their_protocol = "the dev set with reference lengths and repeats removed, and counts source words as tokens"
         lines.append(f"papers: Nguyen et al. 2022, Table 5, whose code scores {their_protocol}; Lee et al. 2018, dev set")

@@ -91,7 +91,8 @@ def test_several_seeds_have_a_mean_and_a_standard_deviation(make, print_table):
     less = bootstrap.difference(bleu(5) - mean, resampled[5], (resampled[2] + resampled[4]) / 2)
     expected = f"{less.value:+.2f} ± {less.interval:.2f} (p {less.p_value:.3f})"
     assert cells(text.split("less linear, 2 seeds")[1], "adaptive")[0] == expected
-    assert "the standard deviation over them" in text
+    assert "± of one seed and of differences: half the 95 % interval" in text
+    assert "the standard deviation over them; a difference is one of means over seeds" in text
 
 
 def test_a_seed_without_kept_sentences_leaves_its_row_without_interval(make, print_table):
@@ -108,6 +109,9 @@ def test_a_cell_of_fewer_seeds_than_its_row_has_says_so(make, print_table):
     one, ten = cells(text.split("less adaptive")[1], "linear, 3 seeds")
     assert "seeds" not in one and ten.endswith(") (2 of 3 seeds)")
     assert cells(text, "batch 1, steps 10") == ["50 (2) (1 of 3 seeds)"]
+    text = print_table(*files, make("adaptive", 5), "--baseline", "linear")
+    one, ten = cells(text.split("less linear, 3 seeds")[1], "adaptive")
+    assert "seeds" not in one and ten.endswith("), less (2 of 3 seeds)")
 
 
 def test_results_without_kept_sentences_have_no_interval(print_table):
