@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 import torch
-from common.checked_options import add_output_folder, positive
+from common.checked_options import add_output_folder, check_device, positive
 from common.markdown_table import markdown
 from common.run_record import hardware, run_record
 from common.whole_file import write_json, write_text
@@ -94,11 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.lengths, options.tokens = [64, 200], 1000
-    try:
-        options.device = torch.device(options.device)
-        torch.zeros(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    check_device(parser, options)
     return options
 
 

@@ -55,13 +55,18 @@ def add_output_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", **place, help="folder to write into (default: results/scratch)")
 
 
-def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Make the device and the dtype of what --device and --dtype name, or end with a message."""
+def check_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Make the device of what --device names, or end with a message."""
     try:
         options.device = torch.device(options.device)
         torch.zeros(1, device=options.device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+
+
+def check_place(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Make the device, whose memory can be measured, and the dtype of what --device and --dtype name, or end with a message."""
+    check_device(parser, options)
     if options.device.type not in ("cpu", "cuda"):
         parser.error(f"--device {options.device}: peak memory is measured on cpu and cuda only")
     options.torch_dtype = getattr(torch, options.dtype)
