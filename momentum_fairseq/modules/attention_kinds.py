@@ -271,9 +271,10 @@ class MomentumAttention(AttentionKind):
             momentum, step_size = self.fixed
         else:
             dtype = torch.promote_types(self.momentum_logit.dtype, torch.float32)
-            # Clamped: of a large number the sigmoid is rounded to one, and 1 − β^c over 1 − β would be 0/0.
+            # Clamped: of a large number the sigmoid is rounded to one, and 1 − β^c over 1 − β would be 0/0; of one far below zero
+            # the softplus is rounded to zero, which is no step size.
             momentum = torch.sigmoid(self.momentum_logit.to(dtype)).clamp(max=1 - torch.finfo(dtype).eps)
-            step_size = F.softplus(self.step_size_raw.to(dtype))
+            step_size = F.softplus(self.step_size_raw.to(dtype)).clamp(min=torch.finfo(dtype).tiny)
         return {"momentum": momentum, "step_size": step_size}
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import FeatureMap, feature_width
+from momentum_fairseq.ops.kept import is_traced
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 
@@ -48,17 +49,28 @@ def check_mask(key_padding_mask: Tensor | None, batch: int, keys: int, device: t
 
 
 def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: int) -> None:
-    """Raise ValueError for a number β outside [0, 1) or γ <= 0, and for a tensor that isn't one value a head.
-
-    The values of tensors (learned) are not read: that would wait for the device at each layer.
-    """
+    """Raise ValueError for β outside [0, 1) or γ <= 0, where `values_of` reads them, and for a tensor that isn't one a head."""
     for name, value in (("momentum", momentum), ("step_size", step_size)):
         if isinstance(value, Tensor) and tuple(value.shape) not in ((), (heads,)):
             raise ValueError(f"{name} must be a number or a tensor [H] = [{heads}], got shape {tuple(value.shape)}")
-    if not isinstance(momentum, Tensor) and not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-    if not isinstance(step_size, Tensor) and not 0 < step_size < float("inf"):
-        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    for value in values_of(momentum):
+        if not 0 <= value < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {value}")
+    for value in values_of(step_size):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"step_size must be positive and finite, got {value}")
+
+
+def values_of(number: float | Tensor) -> list[float]:
+    """A number; a CPU tensor's values. None of a tensor on a GPU, for which each layer would wait, or of one that is traced."""
+    if not isinstance(number, Tensor):
+        return [number]
+    if number.device.type != "cpu" or is_traced():
+        return []
+    try:
+        return number.flatten().tolist()
+    except RuntimeError:  # under vmap
+        return []
 
 
 def check_causal(q: Tensor, k: Tensor) -> None:

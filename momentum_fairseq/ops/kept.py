@@ -13,8 +13,8 @@ T = TypeVar("T")
 def kept(make: Callable[..., T]) -> Callable[..., T]:
     """Keep what `make` gives, since it would take as long as the products of a short sequence.
 
-    Made anew of tensors, while torch.compile or torch.export looks on, and under modes such as FakeTensorMode: what is made there
-    is of no use elsewhere, and what was made elsewhere of none there.
+    Made anew of tensors, and while operations are traced: what is made there is of no use elsewhere, and what was made elsewhere
+    of none there.
 
     Record a CUDA graph after a call like the recorded one: what it finds here then stays for good, since each replay reads it.
     What it doesn't find is made in each replay and not kept, as it has no numbers before the first.
@@ -28,7 +28,7 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(make)
     def look_up_or_make(*arguments: Any) -> T:
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or any(isinstance(x, Tensor) for x in arguments):
+        if is_traced() or any(isinstance(x, Tensor) for x in arguments):
             return make(*arguments)
         if not cuda_graph_is_recorded():
             return keep(*arguments)
@@ -41,6 +41,11 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
         return found
 
     return look_up_or_make
+
+
+def is_traced() -> bool:
+    """Whether torch.compile or torch.export looks on, or a mode such as FakeTensorMode."""
+    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
 def cuda_graph_is_recorded() -> bool:

@@ -68,7 +68,7 @@ def momentum_attention(
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree; β outside [0, 1) or γ <= 0, numbers or tensors (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
@@ -147,7 +147,8 @@ def causal_momentum_attention(
         pair of it and the state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree, N != S, a state of other shapes; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree, N != S, a state of other shapes; β outside [0, 1) or γ <= 0, numbers
+            or tensors (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
@@ -259,7 +260,7 @@ def momentum_attention_step(
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree; β outside [0, 1) or γ <= 0, numbers or tensors (but on a GPU).
         RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)

@@ -35,7 +35,7 @@ def symmetric_momentum_attention(
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; a number β outside [0, 1) or γ <= 0.
+        ValueError: shapes, dtypes or devices that disagree; β outside [0, 1) or γ <= 0, numbers or tensors (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])

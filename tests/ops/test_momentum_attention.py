@@ -181,18 +181,22 @@ def test_a_row_of_padding_only_gives_zeros_and_finite_gradients(length, dtype):
     assert all(x.isfinite().all() for x in (out, *gradients))
 
 
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5, math.nan, math.inf])
+@pytest.mark.parametrize("momentum", [-0.5, 1.0, 1.5, math.nan, math.inf])
 def test_a_momentum_outside_0_1_is_refused_by_its_value(momentum):
+    message = rf"momentum must be in \[0, 1\), got {momentum}"
     for attention in (momentum_attention, recurrent_momentum_attention):
-        with pytest.raises(ValueError, match=rf"momentum must be in \[0, 1\), got {momentum}"):
-            attention(*inputs(2, 2), momentum=momentum, step_size=1.0)
+        for given in (momentum, torch.tensor(momentum), per_head(0.5, momentum)):
+            with pytest.raises(ValueError, match=message):
+                attention(*inputs(2, 2), momentum=given, step_size=1.0)
 
 
-@pytest.mark.parametrize("step_size", [0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("step_size", [0.0, -1.0, math.nan, math.inf])
 def test_a_step_size_that_is_not_positive_is_refused_by_its_value(step_size):
+    message = f"step_size must be positive and finite, got {step_size}"
     for attention in (momentum_attention, recurrent_momentum_attention):
-        with pytest.raises(ValueError, match=f"step_size must be positive and finite, got {step_size}"):
-            attention(*inputs(2, 2), momentum=0.5, step_size=step_size)
+        for given in (step_size, torch.tensor(step_size), per_head(0.5, step_size)):
+            with pytest.raises(ValueError, match=message):
+                attention(*inputs(2, 2), momentum=0.5, step_size=given)
 
 
 @pytest.mark.parametrize("name", ["momentum", "step_size"])

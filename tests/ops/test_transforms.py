@@ -40,6 +40,12 @@ def test_vmap_is_a_loop(attention, length):
     assert_same(ours, loop)
 
 
+def test_vmap_over_a_number_for_each_head_is_a_loop():
+    (q, k, v), several = tensors(7), torch.tensor([[0.2, 0.9], [0.5, 0.0]], dtype=torch.float64)
+    ours = torch.vmap(lambda momentum: momentum_attention(q, k, v, momentum=momentum, step_size=0.7))(several)
+    assert_same(ours, [momentum_attention(q, k, v, momentum=momentum, step_size=0.7) for momentum in several])
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_forward_and_backward_differentiation_agree_with_finite_differences(attention, length):
     leaves, directions = tensors(length), [torch.randn_like(x) for x in tensors(length)]
