@@ -113,6 +113,17 @@ class TranslationNatTask(TranslationTask):
             check_refines(model)
         return model
 
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the loss.
+
+        Raises:
+            ValueError: one of fairseq's own, none of which knows of refinement steps.
+        """
+        criterion = super().build_criterion(cfg, from_checkpoint)
+        if type(criterion).__module__.startswith("fairseq."):
+            raise ValueError(f"--criterion {cfg._name}: translation_nat takes --criterion nat_refinement_loss")
+        return criterion
+
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; its targets lose their EOS.
 

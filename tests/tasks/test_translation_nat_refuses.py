@@ -1,9 +1,10 @@
-"""What `translation_nat` refuses: models that don't refine, options of beam search; and a teacher in validation."""
+"""What `translation_nat` refuses: models that don't refine, their losses, options of beam search; and a teacher."""
 
 from argparse import Namespace
 
 import pytest
 import torch
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
@@ -31,6 +32,14 @@ def test_nor_does_another_task_take_the_model_that_refines(build_task):
     task = TranslationTask(build_task().cfg, None, None)
     with pytest.raises(ValueError, match="momentum_nat needs --task translation_nat, not TranslationTask"):
         MomentumNatModel.build_model(NAT, task)
+
+
+@pytest.mark.parametrize("name", ["nat_loss", "label_smoothed_cross_entropy", "cross_entropy"])
+def test_a_loss_that_knows_of_no_refinement_is_not_taken(build_task, name):
+    values = {**vars(CRITERION_DATACLASS_REGISTRY[name]()), "_name": name}
+    config = OmegaConf.create({key: False if key == "sentence_avg" else value for key, value in values.items()})
+    with pytest.raises(ValueError, match=f"--criterion {name}: translation_nat takes --criterion nat_refinement_loss"):
+        build_task().build_criterion(config)
 
 
 def test_nor_does_it_decode(build_task):
