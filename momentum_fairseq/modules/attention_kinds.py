@@ -27,6 +27,7 @@ from momentum_fairseq.modules.random_feature_kind import RandomFeatureAttention
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
     AttentionPattern,
+    KeysAndValues,
     KeyValueCache,
     LinearState,
     MomentumState,
@@ -48,8 +49,9 @@ from momentum_fairseq.ops import (
     weighted_source,
 )
 from momentum_fairseq.ops.checks import check_momentum
-from momentum_fairseq.ops.feature_maps import FeatureMap
+from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kernel_choice import kernel_for
+from momentum_fairseq.ops.linear_attention import products_suffice
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from momentum_fairseq.ops.performer_attention import orthogonal_directions, positive_key_features, positive_query_features
 from momentum_fairseq.ops.scaled_momentum_step import ScaledMomentumState, plain_state, scaled_momentum_step_
@@ -110,7 +112,7 @@ class LinearAttention(AttentionKind):
         return linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=feature_map)
 
     def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if self.map_query is not self.map_key or not is_short(qkv):
+        if self.map_query is not self.map_key or isinstance(self.map_key, ProductMap) or not is_short(qkv):
             return super().joint(qkv, key_padding_mask)
         return short_attention(*mapped(qkv, self.map_key), None, key_padding_mask=key_padding_mask, eps=self.eps)
 
@@ -131,10 +133,14 @@ class LinearAttention(AttentionKind):
             q, k, v, key_padding_mask=key_padding_mask, initial_state=state, return_state=True, **options
         )
 
-    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
+    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource | KeysAndValues:
+        if products_suffice(self.map_key, k, k, v):
+            return super().remember(k, v, key_padding_mask)
         return weighted_source(self.map_key(k), v, None, key_padding_mask)
 
-    def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
+    def recall(self, q: Tensor, memory: WeightedSource | KeysAndValues) -> Tensor:
+        if isinstance(memory, KeysAndValues):
+            return super().recall(q, memory)
         return read_source(self.map_query(q), memory, eps=self.eps).to(q.dtype)
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
@@ -215,7 +221,7 @@ class MomentumAttention(AttentionKind):
         return momentum_attention(q, k, v, **options, **self._numbers())
 
     def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if not is_short(qkv):
+        if isinstance(self.feature_map, ProductMap) or not is_short(qkv):
             return super().joint(qkv, key_padding_mask)
         q, k, v = mapped(qkv, self.feature_map)
         return short_attention(q, k, v, self._weights(k, key_padding_mask), key_padding_mask=key_padding_mask)
@@ -248,10 +254,14 @@ class MomentumAttention(AttentionKind):
             q, k, v, initial_state=plain_state(state), return_state=True, **options, **numbers
         )
 
-    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource:
+    def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource | KeysAndValues:
+        if products_suffice(self.feature_map, k, k, v):
+            return super().remember(k, v, key_padding_mask)
         return weighted_source(self.feature_map(k), v, self._weights(k, key_padding_mask), key_padding_mask)
 
-    def recall(self, q: Tensor, memory: WeightedSource) -> Tensor:
+    def recall(self, q: Tensor, memory: WeightedSource | KeysAndValues) -> Tensor:
+        if isinstance(memory, KeysAndValues):
+            return super().recall(q, memory)
         return read_source(self.feature_map(q), memory).to(q.dtype)
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:

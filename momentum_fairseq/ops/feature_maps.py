@@ -1,5 +1,7 @@
 """Feature maps φ of linear attention, by name (Katharopoulos et al., "Transformers are RNNs", ICML 2020)."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -7,6 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FeatureMap = Callable[[Tensor], Tensor]
+
+
+class ProductMap(ABC):
+    """A map to many features whose φ(q)·φ(k) is a function of q·k: short sequences then need no features."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """φ(x): `[..., D]` → `[..., D']`."""
+
+    @abstractmethod
+    def width(self, dim: int) -> int:
+        """D' of D."""
+
+    @abstractmethod
+    def of_products(self, products: Tensor, dim: int) -> Tensor:
+        """φ(q)·φ(k) from q·k of D = `dim` features, float32 or better, of any shape."""
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
@@ -44,8 +62,33 @@ def hedgehog(x: Tensor) -> Tensor:
     return torch.cat((softmax_features(x), softmax_features(-x)), dim=-1)
 
 
+class TaylorMap(ProductMap):
+    """φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √D: softmax's exp(s) to the second order, never below a half.
+
+    Arora et al., "Simple linear attention language models balance the recall-throughput tradeoff", ICML 2024, section 4.1. The
+    features, 1, x_i / D^¼ and x_i x_j / √D (i < j; x_i² / √(2D)), are 1 + D + D (D + 1) / 2, float32 at least.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = (x if x.dtype == torch.float64 else x.float()) / x.shape[-1] ** 0.25
+        i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+        squares = x[..., i] * x[..., j] * torch.ones_like(i, dtype=x.dtype).masked_fill_(i == j, math.sqrt(0.5))
+        return torch.cat((torch.ones_like(x[..., :1]), x, squares), dim=-1)
+
+    def width(self, dim: int) -> int:
+        """1 + D + D (D + 1) / 2."""
+        return 1 + dim + dim * (dim + 1) // 2
+
+    def of_products(self, products: Tensor, dim: int) -> Tensor:
+        """1 + s + s²/2."""
+        s = products / math.sqrt(dim)
+        return torch.addcmul(s + 1, s, s, value=0.5)
+
+
 def feature_width(x: Tensor, feature_map: FeatureMap | None) -> int:
     """How many features φ makes of the last axis of x; None leaves them as they are."""
+    if isinstance(feature_map, ProductMap):
+        return feature_map.width(x.shape[-1])
     return x.shape[-1] if feature_map is None or feature_map is elu_plus_one else feature_map(x[:0]).shape[-1]
 
 
@@ -54,4 +97,5 @@ FEATURE_MAPS: dict[str, FeatureMap] = {
     "squared_relu": squared_relu,
     "softmax": softmax_features,
     "hedgehog": hedgehog,
+    "taylor": TaylorMap(),
 }

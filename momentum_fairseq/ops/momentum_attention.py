@@ -21,7 +21,13 @@ from momentum_fairseq.ops.causal_chunks import (
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kept import kept
-from momentum_fairseq.ops.linear_attention import contract, read_state
+from momentum_fairseq.ops.linear_attention import (
+    attend_by_products,
+    attend_causally_by_products,
+    contract,
+    products_suffice,
+    read_state,
+)
 from momentum_fairseq.ops.momentum_weights import (
     first_steady_count,
     momentum_weights,
@@ -76,10 +82,12 @@ def momentum_attention(
     elsewhere = momentum_by_kernel(q, k, v, key_padding_mask=key_padding_mask, eps=eps, feature_map=feature_map, **numbers)
     if elsewhere is not None:
         return elsewhere
-    if feature_map is not None:
-        q, k = feature_map(q), feature_map(k)
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
+    if products_suffice(feature_map, q, k, v):
+        return attend_by_products(q, k, v, weights, key_padding_mask, eps, feature_map)
+    if feature_map is not None:
+        q, k = feature_map(q), feature_map(k)
     fixed = key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor)
     long = k.shape[2] >= STEADY
     steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed and long else None
@@ -162,6 +170,11 @@ def causal_momentum_attention(
     if elsewhere is not None:
         out, state = elsewhere
         return (out, MomentumState(*state)) if return_state else out
+    if initial_state is None and not return_state and products_suffice(feature_map, q, k, v):
+        real = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :, None]
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        within = weights_within(q.shape[2], real, momentum, step_size, dtype, v.device)[:, :, 0]
+        return attend_causally_by_products(q, k, v, within, key_padding_mask, eps, feature_map)
     if feature_map is not None:
         q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype

@@ -8,11 +8,11 @@ from momentum_fairseq.ops import FEATURE_MAPS
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_features_are_not_negative_and_at_least_float32(name, dtype):
+def test_products_of_features_are_not_negative_and_at_least_float32(name, dtype):
     x = torch.linspace(-30, 30, 101).to(dtype)
-    features = FEATURE_MAPS[name](x)
+    features = FEATURE_MAPS[name](torch.stack([x, -x, x.flip(0)]))
     assert features.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert features.ge(0).all()
+    assert (features @ features.T).ge(0).all()
 
 
 def test_elu_is_exp_below_zero_and_x_plus_1_above():
@@ -35,6 +35,17 @@ def test_hedgehog_has_features_of_both_signs():
     e = x.exp()
     expected = torch.cat([e / e.sum(), (1 / e) / (1 / e).sum()])
     torch.testing.assert_close(FEATURE_MAPS["hedgehog"](x), expected)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 139])
+def test_taylor_is_exp_to_the_second_order(dim):
+    torch.manual_seed(dim)
+    q, k = (torch.randn(7, dim, dtype=torch.float64) for _ in range(2))
+    s = q @ k.T / dim**0.5
+    expected, phi = 1 + s + s.square() / 2, FEATURE_MAPS["taylor"]
+    torch.testing.assert_close(phi(q) @ phi(k).T, expected)
+    torch.testing.assert_close(phi.of_products(q @ k.T, dim), expected)
+    assert phi(q).shape == (7, phi.width(dim))
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
