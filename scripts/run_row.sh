@@ -3,6 +3,7 @@
 #   ROW=row DATA=prepared-folder MODEL=folder RESULT=file.json bash scripts/run_row.sh [fairseq-train's flags]
 # ROW          softmax, linear, momentum, connection or adaptive; symmetric, momentum attention averaged over both directions;
 #              teacher, an autoregressive model that distill.sh trained
+# NAME         the row's name in tables, where flags make another row of it (ROW)
 # DATA         folder made by prepare_parallel.sh or distill.sh
 # MODEL        folder for checkpoints
 # RESULT       JSON file to write
@@ -25,6 +26,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ROW=${ROW:-}
+NAME=${NAME:-$ROW}
 DATA=${DATA:-}
 MODEL=${MODEL:-}
 RESULT=${RESULT:-}
@@ -113,7 +115,7 @@ last_checkpoints() {
 }
 
 evaluate() {
-    local checkpoint=$MODEL/checkpoint_best.pt name=$ROW
+    local checkpoint=$MODEL/checkpoint_best.pt name=$NAME
     [[ -f $checkpoint ]] || die "MODEL=$MODEL: no checkpoint_best.pt in it; train it first"
     if ((AVERAGE)); then
         name+=", $AVERAGE averaged" checkpoint=$MODEL/average$AVERAGE.pt

@@ -28,20 +28,22 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_path):
     settings = {"CORPUS": "multi30k", "DISTILLED": 0, "PRESET": "published-code", "SIZE": "tiny", "ROW": "adaptive", "SEED": 3}
+    settings["NAME"] = "mine"
     places = {"DATA": raw, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "BPE_OPERATIONS": 50}
     short = {"MAX_UPDATE": 4, "VALIDATE_EVERY": 2, "SPEED_RUNS": 0, "SCORE_FLAGS": "--splits test --steps 2"}
     row, kept = "examples/iwslt16_en_de/run.sh", ("--keep-interval-updates", 2)
     first, second = (run(row, *kept, **settings, **places, **short) for _ in range(2))
     assert first.returncode == 0, first.stdout + first.stderr
-    result = json.loads((tmp_path / "results" / "published-code-raw-adaptive-seed3.json").read_text(encoding="utf-8"))
-    assert (result["name"], result["seed"], result["updates"] <= 4, result["max_update"]) == ("adaptive", 3, True, 4)
+    result = json.loads((tmp_path / "results" / "published-code-raw-mine-seed3.json").read_text(encoding="utf-8"))
+    assert (result["name"], result["seed"], result["updates"] <= 4, result["max_update"]) == ("mine", 3, True, 4)
     assert result["task"]["denoising_probability"] == 0
+    assert result["model"]["connection"] == "adaptive"
     assert result["model"]["connection_ratio"] == "velocity"
     assert result["collapse_repeats"] and [s["lengths"] for s in result["scores"]] == ["oracle"]
     assert result["data"]["corpus"] == "Multi30k" and not result["data"]["distilled"]
     assert len(result["training_revisions"]) == 1
     assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
-    model = tmp_path / "runs" / "multi30k" / "tiny-published-code-raw-adaptive-seed3"
+    model = tmp_path / "runs" / "multi30k" / "tiny-published-code-raw-mine-seed3"
     command = (model / "command.txt").read_text(encoding="utf-8")
     assert "--oracle-length" in command and "--collapse-repeats" in command  # the best one is chosen as it is scored
     for change, said in (({"LR": 1}, "> LR=1"), ({"DATA": "none"}, "none")):
@@ -53,9 +55,9 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     assert "is trained, nothing to do" in rescored.stdout and "steps 3" in rescored.stdout
     averaged = run(row, **settings, **places, **short, AVERAGE=2, LENGTH_BEAM=3)
     assert averaged.returncode == 0, averaged.stdout + averaged.stderr
-    file = tmp_path / "results" / "published-code-raw-adaptive-seed3-average2-beam3.json"
+    file = tmp_path / "results" / "published-code-raw-mine-seed3-average2-beam3.json"
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert (result["name"], result["length_beam"], result["rescored"]) == ("adaptive, 2 averaged", 3, False)
+    assert (result["name"], result["length_beam"], result["rescored"]) == ("mine, 2 averaged", 3, False)
     too_many = run(row, **settings, **places, **short, AVERAGE=3)
     assert "AVERAGE=3: 2 checkpoints are kept" in too_many.stderr and too_many.returncode != 0
 
