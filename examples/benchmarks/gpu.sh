@@ -3,6 +3,9 @@
 # and their times beside other libraries'. Called again, it redoes only what is missing or failed; tests and times that are to be
 # taken anew, of other tiles, say, after `rm -r runs/benchmarks`.
 #   bash examples/benchmarks/gpu.sh
+# In calls of ten minutes: the first makes tests, times and errors and begins with the tiles, the second goes on to the libraries,
+# the third is for other tiles; nothing but the wheels is carried.
+#   WHEELS=.whl MOMENTUM_REVISION=… bash examples/benchmarks/gpu.sh
 # OUT       folder for what is brought back, 7 files (results/gpu beside this script)
 # STAGES    what to do, in this order ("tests benchmark errors tune libraries"); what they have made is brought back whatever fails
 # RUNS      folder for what a later call goes on from (runs/benchmarks in the repository)

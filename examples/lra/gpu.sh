@@ -3,6 +3,8 @@
 # Text, Image and Pathfinder; softmax, linear, momentum and adaptive with every seed, other kinds with the first on ListOps alone.
 # Called again, it goes on; it says so when all is done.
 #   bash examples/lra/gpu.sh
+# In calls of ten minutes, the wheels and text's files (18 MB, in .lra/text) carried; ListOps alone has 19 trainings:
+#   WHEELS=.whl MOMENTUM_REVISION=… DATA=.lra TASKS="listops text" bash examples/lra/gpu.sh
 # OUT          folder for what is brought back, 2 files (results/gpu beside this script)
 # TASKS        ("listops text image pathfinder")
 # DATA         folder of the published files of text and image, in DATA/text and DATA/image; ListOps and Pathfinder are generated.
