@@ -54,6 +54,7 @@ GPU_SHAPES = [
     Shape(8, 1024, 8, 64, graph=True, goals={"forward, graph": 0.05}),
 ]
 CPU_SHAPES = [Shape(max(1, 4096 // 2**i), 2**i, 2, dim) for dim in (32, 64) for i in range(6, 14)]
+NEEDED = ("softmax", "linear", "momentum")
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -109,7 +110,7 @@ def fast_transformers(momentum: float) -> dict[str, Kind]:
     return {"fast-transformers linear": linear}
 
 
-def kinds_of(device: torch.device, momentum: float) -> tuple[dict[str, Kind], dict[str, str]]:
+def kinds_of(device: torch.device, momentum: float, libraries: bool) -> tuple[dict[str, Kind], dict[str, str]]:
     """What is compared, softmax first; and why others are missing."""
     kinds = {"softmax": softmax, "linear": ours("linear", "", momentum), "momentum": ours("momentum", "", momentum)}
     if device.type == "cuda":
@@ -117,14 +118,22 @@ def kinds_of(device: torch.device, momentum: float) -> tuple[dict[str, Kind], di
     missing = {}
     peers = {"flash-linear-attention": flash_linear_attention, "fast-transformers": fast_transformers}
     for name, peer in peers.items():
+        if not libraries:
+            missing[name] = "left out by --without-libraries"
+            continue
         if name == "flash-linear-attention" and device.type != "cuda":
             missing[name] = "runs on a GPU only"
             continue
         try:
             kinds |= peer(momentum)
-        except (ImportError, AttributeError) as error:
-            missing[name] = f"{type(error).__name__}: {error}"
+        except Exception as error:  # a library that is there may still not go with this torch or triton
+            missing[name] = first_line(error)
     return kinds, missing
+
+
+def first_line(error: Exception) -> str:
+    """What an error is and the first line of what it says."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def make_calls(
@@ -178,7 +187,7 @@ def graphs_of(calls: dict[str, Callable[[], Any]], failures: dict[str, str], pla
         try:
             graphs[name] = graph_of(call)
         except RuntimeError as error:
-            failures[f"{name}, {place}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            failures[f"{name}, {place}"] = first_line(error)
     return graphs if {"softmax", "linear"} <= graphs.keys() else {}
 
 
@@ -190,16 +199,15 @@ def bytes_per_second(device: torch.device) -> float:
 
 
 def without_failing(calls: dict[str, Callable[[], Any]], failures: dict[str, str], place: str) -> dict[str, Callable[[], Any]]:
-    """Those that run; a peer that can't take a shape is noted, and the others are compared all the same."""
+    """Those that run; one that can't take a shape is noted, and the others are compared all the same."""
     running = {}
     for name, call in calls.items():
         try:
             call()
             running[name] = call
-        except (RuntimeError, NotImplementedError, ValueError, DeprecationWarning) as error:
-            failures[f"{name}, {place}"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            if name in ("softmax", "linear", "momentum"):
-                raise
+        except Exception as error:  # whatever a library or a compiler raises
+            failures[f"{name}, {place}"] = first_line(error)
+            print(f"failed: {name}, {place} ({failures[f'{name}, {place}']})", flush=True)
     return running
 
 
@@ -211,9 +219,10 @@ def rows_of(
         share = floor_ms / result["median_ms"]
         rows.append({**place, "kind": name, **result, "floor_ms": floor_ms, "share_of_floor_speed": share})
         if name == "momentum":
-            rows[-1]["ratio_to_linear"] = result["median_ms"] / results["linear"]["median_ms"]
             rows[-1]["goal_ms"] = goal_ms
-        ratio = f"{result['ratio']:10.3f} × softmax"
+            if "linear" in results:
+                rows[-1]["ratio_to_linear"] = result["median_ms"] / results["linear"]["median_ms"]
+        ratio = f"{result['ratio']:10.3f} × softmax" if "ratio" in result else ""
         print(f"  {name:26}{result['median_ms']:11.4f} ms{ratio}{100 * share:8.1f} % of the floor's speed", flush=True)
     return rows
 
@@ -226,7 +235,8 @@ def run(options: argparse.Namespace, kinds: dict[str, Kind], failures: dict[str,
     for shape in options.shapes:
         for pass_ in options.passes:
             moved = TENSORS_MOVED[pass_] * shape.batch * shape.length * shape.heads * shape.dim * options.torch_dtype.itemsize
-            calls = without_failing(make_calls(kinds, shape, pass_, device, options.torch_dtype), failures, shape.name())
+            calls = make_calls(kinds, shape, pass_, device, options.torch_dtype)
+            calls = without_failing(calls, failures, f"{shape.name()}, {pass_}")
             variants = {pass_: calls}
             if shape.graph and pass_ == "forward" and device.type == "cuda":
                 graphs = graphs_of(calls, failures, f"{shape.name()}, graph")
@@ -248,6 +258,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--lengths", nargs="+", type=positive, help="only the shapes of these N")
     add("--momentum", type=float, default=0.6, help="β (default: 0.6)")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
+    add("--without-libraries", dest="libraries", action="store_false", help="leave out those that search for tiles for minutes")
     add("--seconds", type=positive_seconds, default=1.0, help="time for each line of the table (default: 1)")
     add_output_folder(parser)
     add("--quick", action="store_true", help="two short shapes, little time: shows that it works")
@@ -273,7 +284,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = options.device.type == "cpu" and keep_freed_memory()
-    kinds, missing = kinds_of(options.device, options.momentum)
+    kinds, missing = kinds_of(options.device, options.momentum, options.libraries)
     probe = torch.empty(1, 1, 1, 64, dtype=options.torch_dtype, device=options.device)
     machine = {**hardware(options.device), "kernel": kernel_for(probe, probe), "dtype": str(options.torch_dtype)[6:]}
     print(f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, our ops by {machine['kernel']}")
@@ -295,6 +306,9 @@ def main() -> None:
     }
     write_json(options.out / "kernels.json", record)
     print(f"\nwritten: {options.out / 'kernels.json'}")
+    # Last, so that the times of the others aren't lost.
+    if any(name.startswith(tuple(f"{kind}, (" for kind in NEEDED)) for name in failures):
+        raise SystemExit("error: not all of softmax, linear and momentum ran; see `failed` above")
 
 
 if __name__ == "__main__":

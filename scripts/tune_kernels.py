@@ -97,26 +97,25 @@ def difference(output: Any, expected: Any) -> float:
 def compare(
     shape: Shape, pass_: str, choices: list[Choice], options: argparse.Namespace, faults: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """A row a choice, the quickest first."""
+    """A row a choice, the quickest first; none where none runs."""
     device, names = options.device, {show(choice): choice for choice in choices}
     wrong = compile_all(shape, pass_, choices, device, options.momentum, options.processes)
     calls = {
         name: call_of(shape, pass_, choice, device, options.momentum) for name, choice in names.items() if wrong[choice] is None
     }
-    expected = calls[show(choices[0])]()
+    first = next(iter(calls), None)
+    expected = calls[first]() if calls else None
     for name, choice in names.items():
         reason = wrong[choice]
         if reason is None and not difference(calls[name](), expected) <= LARGEST_DIFFERENCE:
-            reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the first one's output"
+            reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the output of {first}"
         if reason is not None:
             faults[f"{shape.name()}, {pass_}, {name}"] = reason
     times = time_side_by_side(calls, options.seconds, device)
-    first = times[show(choices[0])]["median_ms"]
     rows = []
     for name, result in sorted(times.items(), key=lambda item: item[1]["median_ms"]):
-        rows.append(
-            {"shape": shape.name(), "pass": pass_, "choice": name, **result, "ratio_to_first": result["median_ms"] / first}
-        )
+        ratio = result["median_ms"] / times[first]["median_ms"]
+        rows.append({"shape": shape.name(), "pass": pass_, "choice": name, **result, "ratio_to_first": ratio})
         print(f"  {name:44}{result['median_ms']:10.4f} ms{rows[-1]['ratio_to_first']:9.3f} × the first", flush=True)
     return rows
 
@@ -165,6 +164,8 @@ def main() -> None:
             print(f"\n(B, N, H, D) = {shape.name()}, {pass_}")
             tiles = dict.fromkeys([pinned, *options.tiles])
             found = compare(shape, pass_, [(tile, None) for tile in tiles], options, faults)
+            if not found:
+                continue
             quickest = next(tile for tile in tiles if show((tile, None)) == found[0]["choice"])
             choices = [(quickest, None), *((quickest, segments) for segments in SEGMENTS[: 2 if options.quick else None])]
             found += compare(shape, pass_, choices, options, faults)

@@ -1,5 +1,7 @@
 """Ranking a length beam by an autoregressive teacher."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,14 @@ def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end_one_after_
         assert score == pytest.approx(total / (len(translation) + 1), rel=1e-5)
 
 
+def test_the_teacher_is_told_the_length_of_each_source(teacher, dictionary):
+    """Not by padding alone: fairseq's recurrent models read the lengths."""
+    seen = []
+    teacher.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments[1].tolist()))
+    TeacherScorer(teacher, dictionary).score(left_padded(words(4, 7, 2, seed=1)), words(3, 1, 6, seed=2))
+    assert seen == [5, 8, 3]  # EOS included
+
+
 def test_many_translations_are_scored_some_at_a_time(teacher, dictionary, monkeypatch):
     sources, translations = left_padded(words(4, 7, 2, 5, 3, seed=1)), words(3, 1, 6, 2, 4, seed=2)
     scorer = TeacherScorer(teacher, dictionary)
@@ -65,6 +75,19 @@ def test_the_scorer_ranks_the_length_beam_and_its_score_is_returned(build_model,
 def test_a_scorer_without_a_length_beam_is_refused(teacher, dictionary):
     with pytest.raises(ValueError, match="--rescore-with needs --iter-decode-with-beam of at least 2"):
         RefinementGenerator(dictionary, scorer=TeacherScorer(teacher, dictionary))
+
+
+def test_a_task_that_scores_bleu_while_it_trains_loads_a_teacher_and_goes_on_to_score(build_task, tmp_path):
+    task, path = build_task(eval_bleu=True, eval_bleu_detok="space"), tmp_path / "teacher.pt"
+    config = MomentumTransformerConfig(embed_dim=12, ffn_dim=16, layers=1, heads=2)
+    config.max_source_positions = config.max_target_positions = 256
+    model = MomentumTransformerModel(config, task.source_dictionary, task.target_dictionary)
+    cfg = {"model": {**asdict(config), "_name": "momentum_transformer"}, "common": {}, "task": {}}
+    rest = {"optimizer_history": [{"num_updates": 0, "lr_scheduler_state": {}}], "extra_state": {"train_iterator": {}}}
+    torch.save({"cfg": cfg, "model": model.state_dict(), **rest}, path)
+    scorer = TeacherScorer.load(str(path), task)
+    assert torch.equal(scorer.model.state_dict()["decoder.embedding.weight"], model.decoder.embedding.weight)
+    assert task.cfg.eval_bleu
 
 
 def test_a_teacher_of_another_dictionary_and_a_damaged_one_are_refused(build_task, tmp_path):

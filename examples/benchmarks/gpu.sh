@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# On a machine with one GPU: the tests of the Triton kernels natively, their error table, their times beside other libraries',
-# and which tiles are quickest. Called again, it redoes only what is missing or failed.
+# On a machine with one GPU: the tests of the Triton kernels natively, their times, their error table, which tiles are quickest,
+# and their times beside other libraries'. Called again, it redoes only what is missing or failed; tests and times that are to be
+# taken anew, of other tiles, say, after `rm -r runs/benchmarks`.
 #   bash examples/benchmarks/gpu.sh
+# In calls of ten minutes: the first makes tests, times and errors and begins with the tiles, the second goes on to the libraries,
+# the third is for other tiles; nothing but the wheels is carried.
+#   WHEELS=.whl MOMENTUM_REVISION=… bash examples/benchmarks/gpu.sh
 # OUT       folder for what is brought back, 7 files (results/gpu beside this script)
-# STAGES    what to do, in this order ("tests errors benchmark tune"); what they have made is brought back whatever fails
+# STAGES    what to do, in this order ("tests benchmark errors tune libraries"); what they have made is brought back whatever fails
 # RUNS      folder for what a later call goes on from (runs/benchmarks in the repository)
 # SIZE      full; tiny, to try things out on any machine (full)
 # TEST_SECONDS     time for all tests; what they have shown by then counts (180)
@@ -13,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 source "$ROOT/scripts/gpu_session.sh"
 
 OUT=${OUT:-$ROOT/examples/benchmarks/results/gpu}
-STAGES=${STAGES:-tests errors benchmark tune}
+STAGES=${STAGES:-tests benchmark errors tune libraries}
 RUNS=${RUNS:-$ROOT/runs/benchmarks}
 SIZE=${SIZE:-full}
 TEST_SECONDS=${TEST_SECONDS:-180}
@@ -77,9 +81,24 @@ tests() {
 # What a script prints stays as FILE.part where it fails: what it has measured by then.
 benchmark() {
     ! stands kernels.txt || return 0
-    before_deadline python "$ROOT/scripts/benchmark_kernels.py" --seconds "$SECONDS_A_LINE" "${options[@]}" --out "$results" |
+    time_kernels --without-libraries
+}
+
+time_kernels() {
+    before_deadline python "$ROOT/scripts/benchmark_kernels.py" --seconds "$SECONDS_A_LINE" "${options[@]}" --out "$results" "$@" |
         tee "$results/kernels.txt.part"
     mv "$results/kernels.txt.part" "$results/kernels.txt"
+}
+
+# The same once more and flash-linear-attention, which first searches for tiles for minutes.
+libraries() {
+    if grep -qs '"kind": "fla' "$results/kernels.json"; then
+        say "gpu: kernels.txt has other libraries, nothing to do"
+    elif ! python -c 'import fla' 2>/dev/null; then
+        say "libraries: flash-linear-attention isn't installed; name a folder with fla_core and einops by WHEELS"
+    else
+        time_kernels
+    fi
 }
 
 errors() {
@@ -96,5 +115,5 @@ tune() {
 bring_back() { find "$results" -type f -exec cp -t "$OUT" {} +; }
 
 trap bring_back EXIT
-run_stages tests errors benchmark tune
+run_stages tests benchmark errors tune libraries
 say "gpu: all is in $OUT; $(seconds_left) seconds left"

@@ -2,6 +2,8 @@
 # On a machine with one GPU: images/s and memory of every row, then the five rows of Table 2 (MNIST) side by side at the paper's size
 # for as long as fits, scored and drawn from. Called again, it goes on; it says so when all is done.
 #   DATA=folder bash examples/image_generation/gpu.sh
+# In calls of ten minutes, the wheels and the images (MNIST 11 MB, in an ignored folder of the repository) carried:
+#   WHEELS=.whl MOMENTUM_REVISION=… DATA=.mnist bash examples/image_generation/gpu.sh
 # DATA         folder of the images
 # DATASET      mnist or cifar10 (mnist)
 # OUT          folder for what is brought back, 3 files (results/gpu-<DATASET> beside this script)

@@ -2,6 +2,8 @@
 # On a machine with one GPU: Table 5 at the paper's size on Multi30k and ted_mix, distilled, several seeds side by side; then the
 # speeds of all rows and their teachers in bfloat16. Called again, it goes on; it says so when all is done.
 #   bash examples/iwslt16_en_de/gpu.sh
+# In calls of ten minutes, the wheels and both prepared.tar.gz carried; the first call makes the teachers and hardly more:
+#   WHEELS=.whl MOMENTUM_REVISION=… MAX_UPDATE=2000 TEACHER_MAX_UPDATE=2000 bash examples/iwslt16_en_de/gpu.sh
 # OUT          folder for what is brought back, 2 files and 3 a corpus (results/gpu beside this script)
 # CORPORA      ("multi30k ted_mix"); where there is no network RUNS/<corpus>/prepared must stand, or prepared.tar.gz beside it, which
 #              is a third as large: tar -czf prepared.tar.gz --exclude=raw --exclude=tokenised prepared

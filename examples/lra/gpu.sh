@@ -3,6 +3,8 @@
 # Text, Image and Pathfinder; softmax, linear, momentum and adaptive with every seed, other kinds with the first on ListOps alone.
 # Called again, it goes on; it says so when all is done.
 #   bash examples/lra/gpu.sh
+# In calls of ten minutes, the wheels and text's files (18 MB, in .lra/text) carried; ListOps alone has 19 trainings:
+#   WHEELS=.whl MOMENTUM_REVISION=… DATA=.lra TASKS="listops text" bash examples/lra/gpu.sh
 # OUT          folder for what is brought back, 2 files (results/gpu beside this script)
 # TASKS        ("listops text image pathfinder")
 # DATA         folder of the published files of text and image, in DATA/text and DATA/image; ListOps and Pathfinder are generated.
@@ -43,13 +45,24 @@ for task in "${tasks[@]}"; do
     for kind in "${more_kinds[@]}"; do trainings+=("$task $kind ${seeds[0]}"); done
 done
 
+is_finished() { grep -qs 'num_updates: [0-9]* >= max_update' "$RUNS/$SIZE/$1/$2-seed$3/train.log"; }
+
+# A set is made when its trainings' turn comes: before, it would take the time of those that are worth more.
 data() {
-    local task files failed=0
+    local task files job words waiting=0 failed=0
     for task in "${tasks[@]}"; do
+        if ((waiting >= SIDE_BY_SIDE)); then
+            say "data: $task and what comes after it wait for $waiting trainings of the tasks before"
+            break
+        fi
         files=
         [[ $task == listops || $task == pathfinder ]] || files=${DATA:+$DATA/$task}
         [[ -f $RUNS/$task/meta.json ]] ||
             LRA_TASK=$task DATA=$files OUT=$RUNS SEED=1 before_deadline bash "$ROOT/scripts/prepare_lra.sh" || failed=1
+        for job in "${trainings[@]}"; do
+            read -ra words <<<"$job"
+            [[ ${words[0]} != "$task" || ! -f $RUNS/$task/meta.json ]] || is_finished "${words[@]}" || waiting=$((waiting + 1))
+        done
     done
     return "$failed"
 }
@@ -83,9 +96,7 @@ score() {
     local job words list=()
     for job in "${trainings[@]}"; do
         read -ra words <<<"$job"
-        if grep -qs 'num_updates: [0-9]* >= max_update' "$RUNS/$SIZE/${words[0]}/${words[1]}-seed${words[2]}/train.log"; then
-            list+=("$job")
-        fi
+        ! is_finished "${words[@]}" || list+=("$job")
     done
     side_by_side "$results/logs/score" score_one 60 "${list[@]}"
 }

@@ -255,6 +255,8 @@ def refuse_beam_search(args: Any) -> None:
     """Raise ValueError for generation options that refinement would have to ignore."""
     if getattr(args, "beam", 1) not in (1, GenerationConfig.beam):  # what all give who don't mean to have one
         raise ValueError(f"--beam {args.beam}: refinement searches no beam; --iter-decode-with-beam tries several lengths")
+    if getattr(args, "sacrebleu", False):  # fairseq-generate itself recommends it, though it scores by --scoring alone
+        raise ValueError("--sacrebleu changes no score; --scoring sacrebleu does")
     nbest, lengths = getattr(args, "nbest", 1), getattr(args, "iter_decode_with_beam", 1)
     if nbest > lengths:
         raise ValueError(f"--nbest {nbest} needs --iter-decode-with-beam of at least {nbest}, got {lengths}")

@@ -51,6 +51,10 @@ def test_padding_on_either_side_and_batch_mates_change_no_logits(attention, conn
             torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
 
 
+def test_transnormer_reads_blocks_in_the_first_layer_of_two():
+    assert [layer.self_attn.attention.diagonal for layer in build(attention="transnormer").layers] == [True, False]
+
+
 @pytest.mark.parametrize(("attention", "connection"), ALL)
 def test_every_parameter_learns_from_a_padded_batch(attention, connection):
     model = build(attention=attention, connection=connection).train()

@@ -155,13 +155,24 @@ def test_the_presets_of_images_have_the_papers_sizes_and_numbers(preset, layers,
     assert (values.connection_momentum, values.connection_step_size) == connection
 
 
+@pytest.mark.parametrize("normalize_before", [False, True])
 @pytest.mark.parametrize("attention", CAUSAL_KINDS)
-def test_a_step_gives_what_forward_gives_for_its_last_position(build, attention):
-    model, tokens, state = build(attention=attention, connection="adaptive").double(), pad(sequences(8, 8), 9, False), {}
+def test_a_step_gives_what_forward_gives_for_its_last_position(build, attention, normalize_before):
+    model = build(attention=attention, connection="adaptive", normalize_before=normalize_before).double()
+    tokens, state = pad(sequences(8, 8), 9, False), {}
     with torch.inference_mode():
         model(tokens[:, :3], incremental_state=state)
         found = torch.stack([model.decoder.step(tokens[:, i], state) for i in range(3, 9)], dim=1)
         torch.testing.assert_close(found, model(tokens)[0][:, 3:], rtol=0, atol=1e-10)
+
+
+def test_a_step_retains_dropout(build):
+    model, tokens, state = build(dropout=0.5), pad(sequences(3), 4, False).expand(2, -1), {}
+    with torch.inference_mode():
+        model(tokens, incremental_state=state)
+        model.make_generation_fast_(retain_dropout=True, retain_dropout_modules="CausalDecoder")
+        one, other = model.decoder.step(torch.tensor([5, 5]), state)
+    assert not torch.equal(one, other)
 
 
 def test_a_state_loads_into_an_equal_model_of_any_length_and_no_other(build):

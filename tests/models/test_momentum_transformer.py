@@ -109,6 +109,12 @@ def test_a_decoder_without_a_source_is_a_language_model(build, dictionary, atten
     assert not any("encoder_attn" in name for name, _ in decoder.named_parameters())
 
 
+def test_transnormer_reads_blocks_in_the_first_layer_of_two_of_either_stack(build):
+    model = build(attention="transnormer")
+    for stack in (model.encoder, model.decoder):
+        assert [layer.self_attn.attention.diagonal for layer in stack.layers] == [True, False]
+
+
 def test_embeddings_are_shared_by_flag(build):
     def matrices(**flags: bool) -> tuple[Tensor, Tensor, Tensor]:
         model = build(**flags)
@@ -118,9 +124,12 @@ def test_embeddings_are_shared_by_flag(build):
     assert_shared_by_flag(matrices)
 
 
-def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build, dictionary):
+@pytest.mark.parametrize("words", [1, 40])
+def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build, dictionary, words):
+    """As many words of another language, too."""
     cfg, other = build().cfg, Dictionary()
-    other.add_symbol("elsewhere")
+    for i in range(words):
+        other.add_symbol(f"elsewhere{i}")
     cfg.share_all_embeddings = True
     with pytest.raises(ValueError, match="--share-all-embeddings needs a joined dictionary"):
         MomentumTransformerModel(cfg, other, dictionary)

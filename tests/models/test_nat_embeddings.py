@@ -18,9 +18,12 @@ def test_embeddings_are_shared_by_flag(build_model):
     assert_shared_by_flag(matrices)
 
 
-def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build_model, dictionary):
+@pytest.mark.parametrize("words", [1, 40])
+def test_sharing_all_embeddings_over_different_dictionaries_is_refused(build_model, dictionary, words):
+    """As many words of another language, too."""
     model, other = build_model(), Dictionary()
-    other.add_symbol("elsewhere")
+    for i in range(words):
+        other.add_symbol(f"elsewhere{i}")
     model.cfg.share_all_embeddings = True
     with pytest.raises(ValueError, match="--share-all-embeddings needs a joined dictionary"):
         type(model)(model.cfg, other, dictionary)

@@ -333,3 +333,22 @@ def test_what_is_kept_gives_the_dtype_of_the_call(options, dtype):
     ):
         assert out.dtype == dtype
         torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["linear", "momentum", "softmax"])
+def test_weights_of_the_values_are_kept_in_float32(kind, dtype):
+    module = attention(kind).attention
+    q, k, _, mask = masked_case("left", 5)
+    assert {x.dtype for x in module.pattern(q.to(dtype), k.to(dtype), mask) if x is not None} == {torch.float32}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "momentum", "softmax"])
+def test_autocast_changes_none_of_the_weights_that_are_kept(kind):
+    module = attention(kind).attention
+    q, k, _, mask = masked_case("left", 5)
+    expected = module.pattern(q.float(), k.float(), mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module.pattern(q.float(), k.float(), mask)
+    assert torch.equal(found.left, expected.left)

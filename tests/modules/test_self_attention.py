@@ -156,6 +156,13 @@ def test_the_keys_of_reformers_self_attention_are_its_queries():
     }
 
 
+def test_linformers_projections_start_as_the_papers_code_has_them():
+    """Uniform up to √(3 / (P + L))."""
+    module = attention("linformer").attention
+    for projection in (module.key_projection, module.value_projection):
+        assert 0.9 < projection.abs().max() / (3 / sum(projection.shape)) ** 0.5 <= 1
+
+
 def test_transnormer_has_blocks_in_the_first_half_of_its_layers_and_for_one_sequence_only():
     for layers, expected in ((1, [False]), (2, [True, False]), (5, [True, True, False, False, False])):
         for self_attention in (True, False):
@@ -188,6 +195,24 @@ def test_transnormer_has_blocks_in_the_first_half_of_its_layers_and_for_one_sequ
 def test_a_size_that_a_kind_does_not_have_or_can_not_be_is_refused(kind, sizes, message):
     with pytest.raises(ValueError, match=message):
         MultiheadAttention(12, 2, AttentionOptions(kind=kind, sizes=AttentionSizes(**sizes)))
+
+
+def test_sizes_that_are_not_given_are_the_kinds_own():
+    """Those of the table of flags."""
+    kinds = {
+        kind: MultiheadAttention(
+            12, 2, AttentionOptions(kind=kind, place=AttentionPlace(layers=2, max_length=1000)), self_attention=True
+        ).attention
+        for kind in SIZES
+    }
+    assert kinds["performer"].directions.values.shape == (2, 256, 6)
+    assert kinds["rfa"].directions.values.shape == (2, 64, 6)
+    assert [kinds[kind].directions.interval for kind in ("performer", "rfa")] == [1000, 1000]
+    assert kinds["linformer"].key_projection.shape == kinds["linformer"].value_projection.shape == (256, 1000)
+    assert kinds["nystrom"].landmarks == 64
+    assert kinds["transnormer"].block == 64
+    assert (kinds["reformer"].chunk, kinds["reformer"].rotations.interval) == (64, 1000)
+    assert kinds["reformer"].rotations.values.shape == (2, 4, 6, 8)  # of 16 chunks, half as many columns
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [(kind, dict.fromkeys(SIZES[kind], 1)) for kind in sorted(SIZES)])

@@ -124,10 +124,12 @@ def test_what_the_kernels_cannot_take_is_refused_by_its_value():
 
 
 def test_the_reference_can_be_chosen_and_refuses_states(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "reference")
     q, k, v = (x.detach() for x in inputs(9))
+    _, state = causal_momentum_attention(q, k, v, momentum=0.6, step_size=0.7, return_state=True)
+    monkeypatch.setenv(VARIABLE, "reference")
     expected = recurrent_momentum_attention(q, k, v, momentum=0.6, step_size=0.7)
     assert torch.equal(causal_momentum_attention(q, k, v, momentum=0.6, step_size=0.7), expected)
     assert torch.equal(causal_linear_attention(q, k, v), recurrent_momentum_attention(q, k, v, **LINEAR))
-    with pytest.raises(ValueError, match="MOMENTUM_FAIRSEQ_KERNEL=reference: the reference takes and returns no state"):
-        causal_momentum_attention(q, k, v, momentum=0.6, step_size=0.7, return_state=True)
+    for options in ({"return_state": True}, {"initial_state": state}):
+        with pytest.raises(ValueError, match="MOMENTUM_FAIRSEQ_KERNEL=reference: the reference takes and returns no state"):
+            causal_momentum_attention(q, k, v, momentum=0.6, step_size=0.7, **options)

@@ -167,6 +167,17 @@ def test_so_they_are_where_the_state_alone_takes_one(field):
     assert gradient.any()
 
 
+@pytest.mark.parametrize("learned", ["momentum", "step_size"])
+def test_so_they_are_where_a_number_alone_takes_one(learned):
+    q, k, v = (x[:, :, 0] for x in detached(1, 1, 8, 8))
+    numbers = {name: torch.tensor([number], device=DEVICE) for name, number in (("momentum", 0.9), ("step_size", 0.7))}
+    numbers[learned].requires_grad_()
+    state = MomentumState(*(x.detach() for x in momentum_attention_step(q, k, v, None, **numbers)[1]))
+    out, _ = momentum_attention_step(q, k, v, state, **numbers)
+    (gradient,) = torch.autograd.grad(out.sum(), numbers[learned])
+    assert gradient.any()
+
+
 def test_a_nan_stays_in_its_sentence():
     q, k, v = (x[:, :, 0] for x in detached(1, 1, 8, 8))
     k[1, 0, 3] = math.nan

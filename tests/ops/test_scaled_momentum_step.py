@@ -37,6 +37,14 @@ def test_steps_equal_the_recurrence(momentum):
     assert momentum > 0.7 or state.scale >= LEAST_SCALE
 
 
+def test_in_float32_the_scale_is_renewed_before_its_inverse_overflows():
+    numbers = {"momentum": 0.6, **NUMBERS}
+    q, k, v = (x.detach() for x in inputs(200, 200))  # 0.6^200 is 4e-45
+    low = [x.float() for x in (q, k, v)]
+    found, _ = steps(*low, started(*low, **numbers), 1, **numbers)
+    torch.testing.assert_close(found.double(), recurrent_momentum_attention(q, k, v, **numbers)[:, :, 1:], rtol=1e-4, atol=1e-5)
+
+
 def test_the_state_is_written_over_and_needs_no_other_memory():
     numbers = {"momentum": 0.6, **NUMBERS}
     q, k, v = (x.detach() for x in inputs(3, 3))

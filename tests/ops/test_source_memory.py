@@ -37,6 +37,18 @@ def test_reading_a_remembered_source_is_attending_to_it(keys, queries, side):
     assert_same([read_source(q, remembered(k, v, mask, momentum=0.9))], [expected])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("keys", [SHORT, LONG])
+def test_the_eps_of_the_reading_is_added_to_the_normaliser(keys):
+    q, k, v = inputs(2, keys)
+    source = remembered(k, v, None)
+    expected = linear_attention(q, k, v, eps=0.5)
+    assert_same([read_source(q, source, eps=0.5)], [expected])
+    projected = read_source(q, project_source(source, weight()), eps=0.5)
+    if keys == SHORT:
+        assert_same([projected], [expected.transpose(1, 2).flatten(2) @ weight().t()])
+
+
 def test_a_momentum_a_head_is_remembered_with_the_source():
     q, k, v = (x.detach() for x in inputs(2, LONG))
     mask, momentum = padding_mask(3, LONG, "left"), torch.tensor([0.1, 0.9], dtype=torch.float64)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import linear_attention, recurrent_momentum_attention, symmetric_momentum_attention
+from momentum_fairseq.ops.kernel_choice import VARIABLE
 from tests.ops.cases import LENGTHS, MOMENTA, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 
@@ -49,6 +50,13 @@ def test_one_momentum_and_step_size_a_head_are_each_head_on_its_own():
         for h in range(2)
     ]
     assert_same([out], [torch.cat(heads, 1)])
+
+
+def test_torch_computes_it_where_the_reference_is_asked_for_which_knows_one_direction(monkeypatch):
+    leaves, numbers = inputs(5, 9), {"momentum": 0.9, "step_size": 0.6}
+    expected = symmetric_momentum_attention(*leaves, **numbers)
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert_same([symmetric_momentum_attention(*leaves, **numbers)], [expected])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

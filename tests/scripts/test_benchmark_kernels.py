@@ -1,10 +1,12 @@
 """The benchmark and the error table of the kernels, through their command lines."""
 
 import json
+import sys
 
 import benchmark_kernels
 import kernel_errors
 import pytest
+import torch
 from common.benchmark_tables import describe
 
 from tests.scripts.commands import run
@@ -43,6 +45,41 @@ def test_a_kind_that_cannot_be_recorded_as_a_graph_is_noted_and_the_others_are_c
     assert benchmark_kernels.graphs_of(calls | {"softmax": lambda: "synchronises"}, failures, "place") == {}
 
 
+def test_a_kind_that_fails_is_noted_and_the_others_are_timed_all_the_same(tmp_path, monkeypatch, capsys):
+    class CompilationError(Exception):
+        """As Triton's, of no class that a benchmark knows."""
+
+    def fail(*_):
+        raise CompilationError("no such tile\nmore")
+
+    kinds = {"softmax": benchmark_kernels.softmax, "linear": benchmark_kernels.ours("linear", "", 0.6)}
+    kinds |= {"momentum": fail, "peer": fail}
+    monkeypatch.setattr(benchmark_kernels, "kinds_of", lambda *_: (kinds, {}))
+    arguments = ["benchmark_kernels.py", "--quick", "--device", "cpu", "--passes", "forward", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="not all of softmax, linear and momentum ran"):
+        benchmark_kernels.main()
+    assert "failed: momentum, (1, 64, 2, 16), forward (CompilationError: no such tile)\n" in capsys.readouterr().out
+    record = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
+    assert {(row["kind"], row["length"]) for row in record["times"]} == {(k, n) for k in ("softmax", "linear") for n in (64, 100)}
+    assert len(record["failed"]) == 4
+
+
+def test_without_softmax_there_are_times_and_no_ratios(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError
+
+    kinds = {"softmax": fail, "linear": fail, "momentum": benchmark_kernels.ours("momentum", "", 0.6)}
+    monkeypatch.setattr(benchmark_kernels, "kinds_of", lambda *_: (kinds, {}))
+    arguments = ["benchmark_kernels.py", "--quick", "--device", "cpu", "--passes", "forward", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        benchmark_kernels.main()
+    record = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
+    assert [row["kind"] for row in record["times"]] == ["momentum"] * 2
+    assert record["failed"]["linear, (1, 100, 2, 16), forward"] == "ValueError: "
+
+
 def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_and_the_aims():
     def row(kind: str, length: int, ms: float, ratio: float, **more: float) -> dict:
         shape = {"pass": "forward", "batch": 4096 // length, "length": length, "heads": 2, "dim": 32}
@@ -62,6 +99,12 @@ def test_the_table_has_a_column_for_every_length_an_empty_cell_for_what_failed_a
     assert "- The middle half of the turns spans 12 % of the median time (median over all cells)." in lines
     assert "- Not compared: another (ImportError)." in lines
     assert "- Failed: peer, (8, 512, 2, 32) (RuntimeError)." in lines
+
+
+def test_libraries_can_be_left_out():
+    kinds, missing = benchmark_kernels.kinds_of(torch.device("cpu"), 0.6, libraries=False)
+    assert kinds.keys() == {"softmax", "linear", "momentum"}
+    assert set(missing.values()) == {"left out by --without-libraries"}
 
 
 @pytest.mark.slow

@@ -91,6 +91,19 @@ def test_a_task_without_data_is_said_and_the_others_go_on(tmp_path):
     assert made.returncode == 1 and "error: data: failed (see above)" in made.stderr
 
 
+def test_no_set_is_made_before_the_trainings_turn_comes(tmp_path):
+    write_set(tmp_path / "runs" / "listops", lengths=(16, 16))
+    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "CALL_MINUTES": 1}
+    settings = {"TASKS": "listops image", "KINDS": "momentum", "MORE_KINDS": "", "SEEDS": "1", "STAGES": "data"}
+    made = recipe("gpu.sh", **places, **settings, SIDE_BY_SIDE=1)
+    assert (made.returncode, made.stdout) == (0, "data: image and what comes after it wait for 1 trainings of the tasks before\n")
+    log = tmp_path / "runs" / "paper" / "listops" / "momentum-seed1" / "train.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Stopping training due to num_updates: 5000 >= max_update: 5000\n")
+    made = recipe("gpu.sh", **places, **settings, SIDE_BY_SIDE=1)
+    assert made.returncode == 1 and "error: DATA is not set" in made.stderr
+
+
 @pytest.mark.slow
 def test_one_call_trains_scores_and_makes_the_table(tmp_path):
     write_set(tmp_path / "runs" / "image", lengths=(16, 16))

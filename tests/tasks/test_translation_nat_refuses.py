@@ -62,6 +62,11 @@ def test_an_option_of_beam_search_is_refused_by_its_flag(build_task, option, val
         build_task().build_generator([], generation(**{option: value}))
 
 
+def test_a_flag_that_changes_no_score_is_refused_with_the_one_that_does(build_task):
+    with pytest.raises(ValueError, match="--sacrebleu changes no score; --scoring sacrebleu does"):
+        build_task().build_generator([], generation(sacrebleu=True))
+
+
 @pytest.mark.parametrize("argument", ["seq_gen_cls", "prefix_allowed_tokens_fn"])
 def test_what_fairseqs_hub_gives_to_beam_search_is_refused(build_task, argument):
     with pytest.raises(ValueError, match="iterative refinement can't honour seq_gen_cls or prefix_allowed_tokens_fn"):

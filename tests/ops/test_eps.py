@@ -1,0 +1,85 @@
+"""Every form of attention adds the eps that it is given, and not the default, to the normaliser."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from momentum_fairseq.ops import (
+    causal_linear_attention,
+    causal_momentum_attention,
+    linear_attention,
+    linear_attention_step,
+    linear_pattern,
+    momentum_attention,
+    momentum_attention_step,
+    read_values,
+    recurrent_momentum_attention,
+)
+from momentum_fairseq.ops.kernel_choice import HAS_TRITON, VARIABLE
+from momentum_fairseq.ops.padding_free import padding_free_attention
+from tests.ops.cases import assert_same
+from tests.ops.cases import inputs as exact_inputs
+from tests.ops.kernel_cases import DEVICE, LIMITS, assert_exact, doubled, inputs, with_gradients
+
+EPS = 0.5
+NUMBERS = dict(momentum=0.9, step_size=0.7)
+KERNELS = ["torch", "triton"] if HAS_TRITON else ["torch"]
+SHORT, LONG = 5, 20  # beside features 8 and values 9 wide, in quadratic and in linear order
+OPS = {
+    "momentum": (momentum_attention, NUMBERS),
+    "linear": (linear_attention, {}),
+    "causal momentum": (causal_momentum_attention, NUMBERS),
+    "causal linear": (causal_linear_attention, {}),
+}
+
+
+def oracle(op: str):
+    """The recurrence with that eps."""
+    numbers = NUMBERS if "momentum" in op else dict(momentum=0.0, step_size=1.0)
+    return partial(recurrent_momentum_attention, causal="causal" in op, eps=EPS, **numbers)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("length", [SHORT, LONG])
+@pytest.mark.parametrize("op", OPS)
+def test_all_positions_at_once(op, length, kernel, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
+    (attention, numbers), leaves = OPS[op], inputs(length, length, 8, 9)
+    ours = partial(attention, eps=EPS, **numbers)
+    exact = with_gradients(oracle(op), doubled(leaves))
+    assert_exact(with_gradients(ours, leaves), exact, LIMITS[torch.float32])
+    with torch.no_grad():
+        assert_exact([ours(*leaves)], exact[:1], LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("op", OPS)
+def test_sequences_without_padding(op, kernel, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
+    leaves = [x.detach() for x in inputs(SHORT, SHORT, 8, 9, batch=1)]
+    (attention, numbers), bounds = OPS[op], torch.tensor([0, 2, SHORT], device=DEVICE)
+    ours = padding_free_attention(attention, *leaves, cu_seqlens=bounds, eps=EPS, **numbers)
+    exact = [oracle(op)(*x) for x in zip(*(x.double().split((2, SHORT - 2), dim=2) for x in leaves), strict=True)]
+    assert_exact([ours], [torch.cat(exact, dim=2)], LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("op", ["momentum", "linear"])
+def test_step_by_step(op, in_place, kernel, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
+    q, k, v = (x.detach() for x in inputs(SHORT, SHORT, 8, 9))
+    step = partial(momentum_attention_step, **NUMBERS) if op == "momentum" else linear_attention_step
+    outputs, state = [], None
+    for i in range(SHORT):
+        out, state = step(q[:, :, i], k[:, :, i], v[:, :, i], state, eps=EPS, in_place=in_place)
+        outputs.append(out)
+    exact = oracle(f"causal {op}")(q.double(), k.double(), v.double())
+    assert_exact([torch.stack(outputs, dim=2)], [exact], LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("length", [SHORT, LONG])
+def test_a_pattern_of_queries_and_keys(length):
+    q, k, v = (x.detach() for x in exact_inputs(length, length))
+    assert_same([read_values(v, linear_pattern(q, k, None, None, eps=EPS))], [oracle("linear")(q, k, v)])
