@@ -41,6 +41,7 @@ from momentum_fairseq.ops import (
     linear_pattern,
     momentum_attention,
     momentum_attention_step,
+    product_pattern,
     read_source,
     read_values,
     softmax_attention,
@@ -112,9 +113,10 @@ class LinearAttention(AttentionKind):
         return linear_attention(q, k, v, key_padding_mask=key_padding_mask, eps=self.eps, feature_map=feature_map)
 
     def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if self.map_query is not self.map_key or isinstance(self.map_key, ProductMap) or not is_short(qkv):
+        if self.map_query is not self.map_key or not is_short(qkv):
             return super().joint(qkv, key_padding_mask)
-        return short_attention(*mapped(qkv, self.map_key), None, key_padding_mask=key_padding_mask, eps=self.eps)
+        q, k, v, product_map = mapped(qkv, self.map_key)
+        return short_attention(q, k, v, None, key_padding_mask=key_padding_mask, eps=self.eps, product_map=product_map)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         q, k, feature_map = self._mapped(q, k)
@@ -144,6 +146,8 @@ class LinearAttention(AttentionKind):
         return read_source(self.map_query(q), memory, eps=self.eps).to(q.dtype)
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
+        if products_suffice(self.map_key, q, k, k):
+            return product_pattern(q, k, None, key_padding_mask, self.map_key, eps=self.eps)
         return linear_pattern(self.map_query(q), self.map_key(k), None, key_padding_mask, eps=self.eps)
 
     def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:
@@ -161,10 +165,11 @@ def is_short(qkv: Tensor) -> bool:
     return qkv.shape[1] <= qkv.shape[4] and kernel_for(qkv, qkv) == "torch"
 
 
-def mapped(qkv: Tensor, feature_map: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v side by side `[B,N,3,H,D]` → φ(q), φ(k) and v, `[B,H,N,D]` each."""
-    q, k = feature_map(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)
-    return q, k, qkv[:, :, 2].transpose(1, 2)
+def mapped(qkv: Tensor, feature_map: FeatureMap) -> tuple[Tensor, Tensor, Tensor, ProductMap | None]:
+    """q, k and v side by side `[B,N,3,H,D]` → φ(q), φ(k), v `[B,H,N,D]` and None; or q, k, v and a φ that is taken of q·k."""
+    product_map = feature_map if isinstance(feature_map, ProductMap) else None
+    q_and_k = qkv[:, :, :2] if product_map else feature_map(qkv[:, :, :2])
+    return *q_and_k.permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2), product_map
 
 
 class PerformerAttention(LinearAttention):
@@ -221,10 +226,11 @@ class MomentumAttention(AttentionKind):
         return momentum_attention(q, k, v, **options, **self._numbers())
 
     def joint(self, qkv: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        if isinstance(self.feature_map, ProductMap) or not is_short(qkv):
+        if not is_short(qkv):
             return super().joint(qkv, key_padding_mask)
-        q, k, v = mapped(qkv, self.feature_map)
-        return short_attention(q, k, v, self._weights(k, key_padding_mask), key_padding_mask=key_padding_mask)
+        q, k, v, product_map = mapped(qkv, self.feature_map)
+        weights = self._weights(k, key_padding_mask)
+        return short_attention(q, k, v, weights, key_padding_mask=key_padding_mask, product_map=product_map)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
@@ -266,6 +272,8 @@ class MomentumAttention(AttentionKind):
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
         weights = self._weights(k, key_padding_mask)
+        if products_suffice(self.feature_map, q, k, k):
+            return product_pattern(q, k, weights, key_padding_mask, self.feature_map)
         return linear_pattern(self.feature_map(q), self.feature_map(k), weights, key_padding_mask)
 
     def weigh(self, v: Tensor, pattern: AttentionPattern) -> Tensor:

@@ -4,6 +4,7 @@ from momentum_fairseq.ops.attention_pattern import (
     AttentionPattern,
     QueriesAndKeys,
     linear_pattern,
+    product_pattern,
     read_values,
     softmax_pattern,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "momentum_attention",
     "momentum_attention_step",
     "padding_free_attention",
+    "product_pattern",
     "project_source",
     "read_source",
     "read_values",

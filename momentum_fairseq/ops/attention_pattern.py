@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
+from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
 
 
@@ -62,6 +63,19 @@ def linear_pattern(
         if quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], q.shape[3]):
             return AttentionPattern(q @ right, None)
         return AttentionPattern(q, right)
+
+
+def product_pattern(
+    q: Tensor, k: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, product_map: ProductMap, *, eps: float = 1e-6
+) -> AttentionPattern:
+    """`linear_pattern` of φ(q) and φ(k), through q·k: always `[B,H,N,S]`."""
+    with no_autocast(q):
+        q, k, _ = in_full_precision(q, k, k, key_padding_mask)
+        scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3])
+        if key_padding_mask is not None:
+            scores = scores.masked_fill(key_padding_mask[:, None, None, :], 0)
+        weighted = scores if weights is None else scores * weights.to(scores.dtype).unsqueeze(-2)
+        return AttentionPattern(weighted / (scores.sum(-1, keepdim=True) + eps), None)
 
 
 def softmax_pattern(q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:

@@ -91,14 +91,20 @@ def attend_by_products(
     weights: Tensor | None,
     key_padding_mask: Tensor | None,
     eps: float,
-    feature_map: ProductMap,
+    product_map: ProductMap,
 ) -> Tensor:
     """`weighted_linear_attention` of φ(q) and φ(k), through q·k."""
+    out_dtype = v.dtype
     with no_autocast(q):
-        full = in_full_precision(q, k, v)
-        weights = None if weights is None else weights.to(full[2].dtype)
+        q, k, v = in_full_precision(q, k, v)
+        weights = None if weights is None else weights.to(v.dtype)
         padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]
-        return quadratic_order(*full, weights, padding, eps, feature_map).to(v.dtype)
+        if not takes_passes_by_hand(weights) or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+            return quadratic_order(q, k, v, weights, padding, eps, product_map).to(out_dtype)
+        v = v if padding is None else zero_padding_(padding, copied(v))
+        return short_attention(
+            q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps, product_map=product_map
+        ).to(out_dtype)
 
 
 def attend_causally_by_products(
@@ -108,13 +114,13 @@ def attend_causally_by_products(
     within: Tensor | None,
     key_padding_mask: Tensor | None,
     eps: float,
-    feature_map: ProductMap,
+    product_map: ProductMap,
 ) -> Tensor:
     """Σ_{j≤i} w_ij (φ(q_i)·φ(k_j)) v_j / (Σ_{j≤i} φ(q_i)·φ(k_j) + eps), through q·k; w `[..,N,N]` broadcasts to heads."""
     with no_autocast(q):
         out_dtype = v.dtype
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
-        scores = feature_map.of_products(q @ k.transpose(-1, -2), q.shape[3]).tril()  # [B,H,N,N]
+        scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3]).tril()  # [B,H,N,N]
         if key_padding_mask is not None:
             scores = scores.masked_fill(key_padding_mask[:, None, None, :], 0)
         normaliser = scores.sum(-1, keepdim=True) + eps
@@ -169,17 +175,17 @@ def quadratic_order(
     weights: Tensor | None,
     padding: Tensor | None,
     eps: float,
-    feature_map: ProductMap | None = None,
+    product_map: ProductMap | None = None,
 ) -> Tensor:
     """(q kᵀ) v, recorded: weights and normaliser go on the scores, the smallest tensor where this order is chosen.
 
-    q and k are feature-mapped; or not yet, where a feature map is given.
+    With a map, q and k aren't feature-mapped yet.
     """
     if padding is not None:  # both: a NaN in padding would come through a zero on the other side
         k, v = without(padding, k), without(padding, v)
     scores = k @ q.transpose(-1, -2)  # [B,H,S,N]
-    if feature_map is not None:
-        scores = feature_map.of_products(scores, q.shape[3])
+    if product_map is not None:
+        scores = product_map.of_products(scores, q.shape[3])
         scores = scores if padding is None else without(padding, scores)
     normaliser = scores.sum(-2, keepdim=True) + eps
     scores = (scores if weights is None else scores * weights.unsqueeze(-1)) / normaliser

@@ -3,11 +3,19 @@
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
 
 
 def short_attention(
-    q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, *, key_padding_mask: Tensor | None, eps: float = 1e-6
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: Tensor | None,
+    *,
+    key_padding_mask: Tensor | None,
+    eps: float = 1e-6,
+    product_map: ProductMap | None = None,
 ) -> Tensor:
     """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps) through the scores, by operations in place.
 
@@ -16,14 +24,17 @@ def short_attention(
         weights: `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`, on the numerator only; None = 1.
         key_padding_mask: bool `[B,S]`, True = padding.
         eps: added to the normaliser.
+        product_map: φ of q and k that aren't feature-mapped yet.
 
     Returns:
         `[B,H,N,M]`.
     """
-    heads = q.shape[:2]
+    heads, dim = q.shape[:2], q.shape[3]
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # a product of four dimensions would copy them transposed
     # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
     scores = torch.bmm(k, q.transpose(1, 2)).unflatten(0, heads)
+    if product_map is not None:
+        scores = product_map.of_products(scores, dim)
     if key_padding_mask is not None:
         zero_padding_(key_padding_mask[:, None, :, None], scores)
     normaliser = scores.sum(-2, keepdim=True).add_(eps)

@@ -145,15 +145,19 @@ def test_each_head_uses_its_own_learned_values():
 
 
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("keys", [3, 40])  # fewer and more than a head's features: both orders of contraction
-def test_a_feature_map_is_taken_of_queries_and_keys(feature_map, keys):
-    module = MomentumAttention(2, AttentionOptions(feature_map=feature_map, momentum=0.9, step_size=0.4))
+@pytest.mark.parametrize("kind", ["linear", "momentum", "symmetric_momentum"])
+def test_a_feature_map_is_taken_of_queries_and_keys(kind, keys, masked, feature_map):
+    numbers = {} if kind == "linear" else {"momentum": 0.9, "step_size": 0.4}
+    module = ATTENTION_KINDS[kind](2, AttentionOptions(feature_map=feature_map, **numbers))
     torch.manual_seed(1)
     q, k, v = (torch.randn(2, 2, keys, 5, dtype=torch.float64) for _ in range(3))
-    phi = FEATURE_MAPS[feature_map]
-    expected = recurrent_momentum_attention(phi(q), phi(k), v, momentum=0.9, step_size=0.4, causal=False)
+    mask, phi = padding_mask(2, keys, "both") if masked else None, FEATURE_MAPS[feature_map]
+    expected = getattr(ops, f"{kind}_attention")(phi(q), phi(k), v, key_padding_mask=mask, **numbers)
     qkv = torch.stack([x.transpose(1, 2) for x in (q, k, v)], dim=2)  # [B,N,3,H,D]
-    for out in (module(q, k, v, None), module.joint(qkv, None), module.recall(q, module.remember(k, v, None))):
+    recalled, weighed = module.recall(q, module.remember(k, v, mask)), module.weigh(v, module.pattern(q, k, mask))
+    for out in (module(q, k, v, mask), module.joint(qkv, mask), recalled, weighed):
         torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
 
 
