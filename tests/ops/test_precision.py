@@ -75,6 +75,19 @@ def test_sums_stay_in_float32_under_autocast(length):
             assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("length", [4, 64])
+def test_so_do_those_of_a_backward_that_is_called_under_autocast(length):
+    leaves = inputs(length, length, dtype=torch.float32, dim=32, value_dim=32)
+
+    def run(enabled):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = momentum_attention(*leaves, momentum=0.9, step_size=1.0)
+            return torch.autograd.grad(out.square().sum(), leaves)
+
+    for ours, expected in zip(run(True), run(False), strict=True):
+        assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_projections_in_half_precision_may_feed_float32_features(dtype):
     """As under autocast: q and k come out of φ in float32, v out of its projection in half precision."""

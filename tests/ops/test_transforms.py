@@ -10,7 +10,7 @@ from momentum_fairseq.ops import (
     momentum_attention,
     recurrent_momentum_attention,
 )
-from tests.ops.cases import assert_same, inputs, padding_mask
+from tests.ops.cases import assert_same, inputs, padding_mask, value_and_gradients
 
 NUMBERS = {"momentum": 0.9, "step_size": 0.7}
 OPS = {
@@ -73,3 +73,12 @@ def test_the_oracle_sums_half_precision_in_float32_and_takes_values_of_another_d
     mixed = recurrent_momentum_attention(q.float(), k.float(), v, **NUMBERS)
     assert mixed.dtype == torch.float64
     torch.testing.assert_close(mixed, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["linear", "momentum"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_torch_compile_traces_values_and_gradients_into_one_graph(op, length):
+    attention, leaves = OPS[op], [x.requires_grad_() for x in tensors(length)]
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    ours, expected = (value_and_gradients(lambda call=call: call(*leaves), *leaves) for call in (compiled, attention))
+    assert_same(ours, expected)
