@@ -46,6 +46,8 @@ def test_step_by_step_logits_equal_those_of_whole_sentences(build, attention, co
         {"attention_momentum_learned": True, "attention_feature_map": "squared_relu"},
         {"attention_feature_map": "hedgehog"},
         {"attention": "linear", "attention_feature_map": "hedgehog"},
+        {"attention_momentum_learned": True, "attention_feature_map": "taylor"},
+        {"attention": "linear", "attention_feature_map": "taylor"},
         {"heads": 4, "share_all_embeddings": True},
     ],
 )

@@ -31,8 +31,10 @@ def test_padding_side_extra_padding_and_batch_mates_change_no_logits(build_model
     check_padding(model.double(), 1e-11)
 
 
-@pytest.mark.parametrize("options", [{"normalize_before": True}, {"connection_chain": "separate"}])
-def test_padding_changes_no_logits_with_other_layouts(build_model, options):
+@pytest.mark.parametrize(
+    "options", [{"normalize_before": True}, {"connection_chain": "separate"}, {"attention_feature_map": "taylor"}]
+)
+def test_padding_changes_no_logits_with_other_options(build_model, options):
     check_padding(build_model(attention="momentum", connection="adaptive", **options).double(), 1e-11)
 
 

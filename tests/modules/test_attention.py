@@ -11,7 +11,8 @@ from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 from tests.ops.cases import SIDES, assert_same, padding_mask, value_and_gradients
 
 KINDS = sorted(ATTENTION_KINDS)
-VARIANTS = [{"kind": kind} for kind in KINDS] + [{"kind": "momentum", "momentum_learned": True}]
+VARIANTS = [{"kind": kind} for kind in KINDS]
+VARIANTS += [{"kind": "momentum", "momentum_learned": True}, {"kind": "momentum", "feature_map": "taylor"}]
 
 
 def attention(kind: str, dim: int = 12, heads: int = 2, **options) -> MultiheadAttention:

@@ -9,7 +9,8 @@ from momentum_fairseq.modules.causal_attention import has_causal_form
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 
 CAUSAL_KINDS = sorted(name for name, kind in ATTENTION_KINDS.items() if has_causal_form(kind))
-VARIANTS = [{"kind": kind} for kind in CAUSAL_KINDS] + [{"kind": "momentum", "momentum_learned": True}]
+VARIANTS = [{"kind": kind} for kind in CAUSAL_KINDS]
+VARIANTS += [{"kind": "momentum", "momentum_learned": True}, {"kind": "momentum", "feature_map": "taylor"}]
 
 
 def attention(kind: str, dim: int = 12, heads: int = 2, **options) -> CausalSelfAttention:

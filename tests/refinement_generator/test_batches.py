@@ -36,6 +36,11 @@ def test_tokens_are_identical_at_batch_1_7_and_64(build_model, generator, attent
     assert len({hypotheses[0]["steps"] for hypotheses in whole}) > 1
 
 
+@pytest.mark.parametrize("attention", ["linear", "momentum"])
+def test_tokens_are_identical_with_a_map_of_products(build_model, generator, attention):
+    check_batch_invariance(generator(), restless(build_model, attention=attention, attention_feature_map="taylor"))
+
+
 @pytest.mark.parametrize(
     "options", [{"adaptive": False, "max_steps": 4}, {"length_beam": 3}, {"stopping": "jaccard", "window": 3}]
 )
@@ -64,7 +69,7 @@ def test_the_batch_check_fails_where_momentum_takes_the_padded_length(build_mode
             k = k.masked_fill(key_padding_mask[:, None, :, None], 0)
         return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size)
 
-    def padded_short(q, k, v, weights, *, key_padding_mask):
+    def padded_short(q, k, v, weights, *, key_padding_mask, product_map):
         return padded_length(
             q, k, v, momentum=0.6, step_size=0.6, key_padding_mask=key_padding_mask, feature_map=lambda x: x
         )
