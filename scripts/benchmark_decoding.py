@@ -23,7 +23,7 @@ from common.checked_options import output_file
 from common.measuring import synchronise
 from common.nat_benchmarks import (
     FAIRSEQ,
-    ROWS,
+    NAT_ROWS,
     add_model_arguments,
     choose_device,
     fairseq_model,
@@ -117,8 +117,9 @@ class Stopwatch:
 
 def make_models(options: argparse.Namespace, dictionary: Dictionary, device: torch.device) -> dict[str, nn.Module]:
     """The model of every row; rows that stop a sentence early have momentum's."""
-    models: dict[str, nn.Module] = {name: make_model(options, dictionary, settings) for name, settings in ROWS.items()}
-    models |= {FAIRSEQ: fairseq_model(options, dictionary), UNFUSED: unfuse(make_model(options, dictionary, ROWS["momentum"]))}
+    models: dict[str, nn.Module] = {name: make_model(options, dictionary, settings) for name, settings in NAT_ROWS.items()}
+    unfused = unfuse(make_model(options, dictionary, NAT_ROWS["momentum"]))
+    models |= {FAIRSEQ: fairseq_model(options, dictionary), UNFUSED: unfused}
     models = {name: model.to(device).eval() for name, model in models.items()}
     return {**models, ADAPTIVE: models["momentum"], NONE_LEAVES: models["momentum"]}
 

@@ -16,7 +16,7 @@ import torch
 from common.checked_options import output_file
 from common.nat_benchmarks import (
     FAIRSEQ,
-    ROWS,
+    NAT_ROWS,
     add_model_arguments,
     choose_device,
     fairseq_model,
@@ -102,7 +102,7 @@ def main() -> None:
     add_model_arguments(parser)
     parser.add_argument("--steps", type=int, default=4, help="decoder passes an update (4)")
     parser.add_argument("--sentences", type=int, default=64, help="sentences a batch (64)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="ours to compare (all)")
+    parser.add_argument("--rows", nargs="+", choices=NAT_ROWS, default=list(NAT_ROWS), help="ours to compare (all)")
     parser.add_argument("--out", type=output_file, help="JSON file to write")
     options = parser.parse_args()
     device, dictionary = choose_device(options), make_dictionary(options.vocabulary)
@@ -111,7 +111,7 @@ def main() -> None:
     models = {FAIRSEQ: fairseq_model(options, dictionary, options.steps).to(device).train()}
     updates = {FAIRSEQ: make_update(models[FAIRSEQ], fairseq_loss(models[FAIRSEQ], *batch))}
     for name in options.rows:
-        models[name] = make_model(options, dictionary, ROWS[name]).to(device).train()
+        models[name] = make_model(options, dictionary, NAT_ROWS[name]).to(device).train()
         updates[name] = make_update(models[name], our_loss(models[name], *batch, options.steps))
     seconds, tokens = take_turns(updates, options.runs, device), sum(map(len, targets))
     rows = []

@@ -65,9 +65,11 @@ if [[ ! -f $model/trained ]]; then
     # Three epochs, so small batches, a high learning rate, no dropout, two decoder passes, and targets half corrupted: repairing
     # one word in ten teaches the second decoder little more than to copy.
     say "train: up to $MAX_UPDATE updates or $MINUTES minutes; loss = sum over decoder passes and the length; log in $model.log"
-    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=350 LR=2e-3 MAX_TOKENS=1024 PROCESSES=$processes bash "$ROOT/scripts/train.sh" --connection adaptive \
-        --layers 2 --dropout 0 --train-steps 2 --corruption-rate 0.5 --share-all-embeddings --max-update "$MAX_UPDATE" --lr-scheduler polynomial_decay \
-        --warmup-updates 300 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 --log-interval 100 \
+    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=350 LR=2e-3 MAX_TOKENS=1024 PROCESSES=$processes bash "$ROOT/scripts/train.sh" \
+        --connection adaptive --attention-feature-map taylor --attention-momentum-learned --layers 2 --dropout 0 \
+        --train-steps 2 --corruption-rate 0.5 --share-all-embeddings --max-update "$MAX_UPDATE" \
+        --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 \
+        --log-interval 100 \
         --stop-time-hours "$(awk "BEGIN { print $MINUTES / 60 }")" 2>&1 | show_progress "$model.log"; then
         tail -n 5 "$model.log" >&2
         die "the training failed; its whole log is $model.log"

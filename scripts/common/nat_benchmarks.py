@@ -24,6 +24,7 @@ ROWS = {
     "connection": {"attention": "momentum", "connection": "momentum"},
     "adaptive": {"attention": "momentum", "connection": "adaptive"},
 }
+NAT_ROWS = {**ROWS, "momentum, taylor": {"attention": "momentum", "attention_feature_map": "taylor"}}
 FAIRSEQ = "fairseq"
 
 
