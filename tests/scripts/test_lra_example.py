@@ -36,7 +36,7 @@ def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_s
     (folder / "settings.txt").write_text("the first's\n")
     settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
     with held(folder / ".lock"):
-        refused = recipe("run.sh", ATTENTION="linear", NAME="mine", **settings)
+        refused = recipe("run.sh", ATTENTION="linear", ROW_NAME="mine", **settings)
     assert refused.returncode == 1 and "another training is running there; wait for it" in refused.stderr
     assert (folder / "settings.txt").read_text() == "the first's\n"
 
@@ -47,7 +47,7 @@ def test_a_row_of_ones_own_name_is_not_gone_on_with_by_another_attention(tmp_pat
     folder.mkdir(parents=True)
     (folder / "settings.txt").write_text("BATCH=8 LR=1e-2 WARMUP=2 MAX_POSITIONS=64 PRECISION=fp32\nATTENTION=linear\nflags \n")
     (folder / "checkpoint_last.pt").touch()
-    refused = recipe("run.sh", ATTENTION="momentum", NAME="mine", **settings)
+    refused = recipe("run.sh", ATTENTION="momentum", ROW_NAME="mine", **settings)
     assert refused.returncode == 1 and "> ATTENTION=momentum" in refused.stderr
 
 
