@@ -105,13 +105,15 @@ def test_no_set_is_made_before_the_trainings_turn_comes(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_call_trains_scores_and_makes_the_table(tmp_path):
+def test_one_call_trains_scores_makes_the_table_and_goes_on_to_the_set_that_waited(tmp_path):
     write_set(tmp_path / "runs" / "image", lengths=(16, 16))
-    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "TASKS": "image", "CALL_MINUTES": 20}
-    made = recipe("gpu.sh", **places, KINDS="momentum", SEEDS="2", MAX_UPDATE=4)
+    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "CALL_MINUTES": 20, "SIDE_BY_SIDE": 1}
+    settings = {"TASKS": "image listops", "COUNTS": "8 4 4", "KINDS": "momentum", "MORE_KINDS": "", "SEEDS": "2", "MAX_UPDATE": 4}
+    made = recipe("gpu.sh", **places, **settings)
     assert made.returncode == 0, made.stdout + made.stderr
-    assert "1 of 1 results" in made.stdout
+    assert made.stdout.startswith("data: listops and what comes after it wait for 1 trainings of the tasks before\n")
+    assert "2 of 2 results" in made.stdout
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| momentum | " in table and "4 of the protocol's 35,000 updates" in table
     listing = subprocess.run(["tar", "-tzf", tmp_path / "out" / "results.tar.gz"], capture_output=True, text=True).stdout
-    assert "./image/momentum-seed2.json" in listing.split()
+    assert {"./image/momentum-seed2.json", "./listops/momentum-seed2.json"} <= set(listing.split())
