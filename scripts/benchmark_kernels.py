@@ -187,7 +187,7 @@ def graphs_of(calls: dict[str, Callable[[], Any]], failures: dict[str, str], pla
         try:
             graphs[name] = graph_of(call)
         except RuntimeError as error:
-            failures[f"{name}, {place}"] = first_line(error)
+            note(failures, f"{name}, {place}", error)
     return graphs if {"softmax", "linear"} <= graphs.keys() else {}
 
 
@@ -206,9 +206,14 @@ def without_failing(calls: dict[str, Callable[[], Any]], failures: dict[str, str
             call()
             running[name] = call
         except Exception as error:  # whatever a library or a compiler raises
-            failures[f"{name}, {place}"] = first_line(error)
-            print(f"failed: {name}, {place} ({failures[f'{name}, {place}']})", flush=True)
+            note(failures, f"{name}, {place}", error)
     return running
+
+
+def note(failures: dict[str, str], place: str, error: Exception) -> None:
+    """Keep what failed where, and say it."""
+    failures[place] = first_line(error)
+    print(f"failed: {place} ({failures[place]})", flush=True)
 
 
 def rows_of(

@@ -5,10 +5,11 @@
 #
 # Where it is lent for half an hour in calls of ten minutes: the same command three times with CALL_MINUTES=9, one right behind the
 # other, since the machine may be given back soon after a call, with all that lies on it. Every call carries the same ignored folders
-# along, so that a fresh machine can begin anew: the wheels (22 MB: ve-fairseq==0.12.3, hydra-core==1.3.2, omegaconf==2.3.0,
-# antlr4-python3-runtime==4.9.3, bitarray, subword-nmt, sacremoses, tensorboardX; the machine has the rest) and the data that a
-# gpu.sh names; never a folder that is trained in, which would be put back. With 15 trainings side by side nobody has measured the
-# updates a second; a schedule holds once begun, so that a short test with other RUNS goes before (`ups` in each train.log).
+# along, so that a fresh machine can begin anew: the wheels (22 MB, of requirements.txt's versions: ve-fairseq, hydra-core, omegaconf,
+# subword-nmt, sacremoses, tensorboardX; and bitarray and antlr4-python3-runtime, which two of them ask for; the machine has the rest)
+# and the data that a gpu.sh names; never a folder that is trained in, which would be put back. With 15 trainings side by side nobody
+# has measured the updates a second; a schedule holds once begun, so that a short test with other RUNS goes before (`ups` in each
+# train.log).
 #
 # WHEELS        folder of wheels to install first; named again where the call goes on, though it may be gone by then (none)
 # MOMENTUM_REVISION   this tree's commit, for the results, where what was sent is no git checkout (unknown)

@@ -3,7 +3,7 @@
 #   ROW=row DATA=prepared-folder MODEL=folder RESULT=file.json bash scripts/run_row.sh [fairseq-train's flags]
 # ROW          softmax, linear, momentum, connection or adaptive; symmetric, momentum attention averaged over both directions;
 #              teacher, an autoregressive model that distill.sh trained
-# NAME         the row's name in tables, where flags make another row of it (ROW)
+# ROW_NAME     the row's name in tables, where flags make another row of it (ROW)
 # DATA         folder made by prepare_parallel.sh or distill.sh
 # MODEL        folder for checkpoints
 # RESULT       JSON file to write
@@ -26,7 +26,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ROW=${ROW:-}
-NAME=${NAME:-$ROW}
+ROW_NAME=${ROW_NAME:-$ROW}
 DATA=${DATA:-}
 MODEL=${MODEL:-}
 RESULT=${RESULT:-}
@@ -115,7 +115,7 @@ last_checkpoints() {
 }
 
 evaluate() {
-    local checkpoint=$MODEL/checkpoint_best.pt name=$NAME
+    local checkpoint=$MODEL/checkpoint_best.pt name=$ROW_NAME
     [[ -f $checkpoint ]] || die "MODEL=$MODEL: no checkpoint_best.pt in it; train it first"
     if ((AVERAGE)); then
         name+=", $AVERAGE averaged" checkpoint=$MODEL/average$AVERAGE.pt
@@ -128,6 +128,7 @@ evaluate() {
     [[ -z $RESCORE_WITH ]] || scoring+=(--rescore-with "$RESCORE_WITH")
     [[ ${DEVICE:-auto} != cpu ]] || scoring+=(--cpu)
     local settings="AVERAGE=$AVERAGE DTYPE=$DTYPE SPEED_RUNS=$SPEED_RUNS ${scoring[*]} ${score_flags[*]}"
+    [[ $ROW_NAME == "$ROW" ]] || settings+=" ROW_NAME=$ROW_NAME"
     if is_scored "$MODEL" "$RESULT" "$settings" "$checkpoint" "${RESCORE_WITH:-$checkpoint}"; then
         say "evaluate: $RESULT stands, nothing to do"
         return

@@ -5,8 +5,8 @@
   python scripts/tune_kernels.py --quick           # anywhere, some seconds, to see it work
 
 Every tile of CANDIDATES beside the pinned one, and then the best one beside itself in several numbers of segments; ratios are to
-the first, the pinned tile or the number of segments that the kernels choose. The kernels are compiled before, side by side in
-processes of their own. Tiles take turns of 10 ms; medians. A tile whose output isn't the first one's up to rounding, or
+the first that runs: the pinned tile, or the number of segments that the kernels choose. The kernels are compiled before, side by
+side in processes of their own. Tiles take turns of 10 ms; medians. A tile whose output isn't the first one's up to rounding, or
 that doesn't compile, is named and left out. Writes tune_kernels.json into --out.
 """
 
@@ -26,7 +26,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported
 
-from benchmark_kernels import GPU_SHAPES, PASSES, Shape, make_calls, ours
+from benchmark_kernels import GPU_SHAPES, PASSES, Shape, first_line, make_calls, ours
 from common.checked_options import add_output_folder, positive, positive_seconds
 from common.end_with_parent import end_with_parent
 from common.measuring import synchronise, time_side_by_side
@@ -74,7 +74,7 @@ def compile_choice(shape: Shape, pass_: str, choice: Choice, device: torch.devic
         call_of(shape, pass_, choice, device, momentum)()
         synchronise(device)
     except Exception as error:  # whatever the compiler says of a tile, the others are still to be timed
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return first_line(error)
     return None
 
 
@@ -97,7 +97,7 @@ def difference(output: Any, expected: Any) -> float:
 def compare(
     shape: Shape, pass_: str, choices: list[Choice], options: argparse.Namespace, faults: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """A row a choice, the quickest first; none where none runs."""
+    """A row a choice, the quickest first; ratios are to the first choice that runs. None where none does."""
     device, names = options.device, {show(choice): choice for choice in choices}
     wrong = compile_all(shape, pass_, choices, device, options.momentum, options.processes)
     calls = {
@@ -157,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_arguments()
-    rows, faults, best = [], {}, []
+    rows, faults, best, none = [], {}, [], []
     for shape in options.shapes:
         pinned = pinned_tile(options.device, shape.dim, options.momentum)
         for pass_ in PASSES:
@@ -165,12 +165,15 @@ def main() -> None:
             tiles = dict.fromkeys([pinned, *options.tiles])
             found = compare(shape, pass_, [(tile, None) for tile in tiles], options, faults)
             if not found:
+                none.append(f"{shape.name()}, {pass_}")
                 continue
+            running = {row["choice"] for row in found}
+            first = next(tile for tile in tiles if show((tile, None)) in running)
             quickest = next(tile for tile in tiles if show((tile, None)) == found[0]["choice"])
             choices = [(quickest, None), *((quickest, segments) for segments in SEGMENTS[: 2 if options.quick else None])]
             found += compare(shape, pass_, choices, options, faults)
             rows += found
-            ratio = f"{found[0]['ratio_to_first']:.3f} × {line_of(pinned)}"
+            ratio = f"{found[0]['ratio_to_first']:.3f} × {line_of(first)}"
             best.append(f"{shape.dim}: {line_of(quickest)},  # {shape.name()}, {pass_}: {ratio}")
     for place, fault in faults.items():
         print(f"left out: {place}: {fault}")
@@ -178,6 +181,8 @@ def main() -> None:
     record = {**run_record(sys.argv), "hardware": hardware(options.device), "times": rows, "left_out": faults, "best": best}
     write_json(options.out / "tune_kernels.json", record)
     print(f"written: {options.out / 'tune_kernels.json'}")
+    if none:
+        raise SystemExit(f"error: no tile runs for {'; '.join(none)}; see `left out` above")
 
 
 if __name__ == "__main__":

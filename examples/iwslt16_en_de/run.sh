@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One row of Table 5 of Nguyen et al. 2022, from data to results/<CORPUS>-<SIZE>/<NAME>-seed<SEED>.json.
+# One row of Table 5 of Nguyen et al. 2022, from data to results/<CORPUS>-<SIZE>/<ROW_NAME>-seed<SEED>.json.
 #   ROW=softmax|linear|momentum|connection|adaptive|symmetric|teacher bash examples/iwslt16_en_de/run.sh [fairseq-train's flags]
-# NAME        the row's name, where flags make another row of it (ROW)
+# ROW_NAME    the row's name, where flags make another row of it (ROW)
 # CORPUS      iwslt16; ted_mix, a substitute for its training set; multi30k (iwslt16)
 # DATA        iwslt16: its archive (default: downloaded); ted_mix: its folder; multi30k: folder of raw files (default: downloaded).
 #             Not needed where RUNS/<CORPUS>/prepared stands.
@@ -23,7 +23,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 export ROW=${ROW:-} SIZE=${SIZE:-paper} PRESET=${PRESET:-paper} SEED=${SEED:-1}
-export NAME=${NAME:-$ROW}
+export ROW_NAME=${ROW_NAME:-$ROW}
 CORPUS=${CORPUS:-iwslt16}
 DATA=${DATA:-}
 DISTILLED=${DISTILLED:-1}
@@ -92,12 +92,12 @@ elif [[ $DISTILLED == 1 || $RESCORE == 1 ]]; then
     check_teacher
 fi
 if [[ $ROW == teacher ]]; then
-    DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json STAGES=evaluate AVERAGE=0 LENGTH_BEAM=1 \
-        bash "$ROOT/scripts/run_row.sh"
+    DATA=$prepared MODEL=$distilled/teacher RESULT=$RESULTS/teacher-seed1.json ROW_NAME=teacher STAGES=evaluate AVERAGE=0 \
+        LENGTH_BEAM=1 bash "$ROOT/scripts/run_row.sh"
     exit
 fi
 
-name=$NAME-seed$SEED
+name=$ROW_NAME-seed$SEED
 [[ $DISTILLED == 1 ]] || name=raw-$name
 [[ $PRESET == paper ]] || name=$PRESET-$name
 [[ $DISTILLED == 0 ]] || data=$distilled/data

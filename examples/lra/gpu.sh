@@ -85,10 +85,15 @@ score_one() {
     TASK=$1 ATTENTION=$2 SEED=$3 RESULTS=$results STAGES=score OMP_NUM_THREADS=1 before_deadline bash "$RUN"
 }
 
+# Then those of the sets that waited for them, as long as there is time.
 train() {
-    local list
-    mapfile -t list < <(ready)
-    side_by_side "$results/logs/train" train_one 210 "${list[@]}"
+    local list begun=0 failed=0
+    while mapfile -t list < <(ready) && ((${#list[@]} > begun)); do
+        side_by_side "$results/logs/train" train_one 210 "${list[@]:begun}"
+        begun=${#list[@]}
+        (($(seconds_left) < 210)) || [[ " $STAGES " != *" data "* ]] || data || failed=1
+    done
+    return "$failed"
 }
 
 # Those of finished trainings alone: the test set is scored once.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<NAME>-seed<SEED>.json.
+# One cell of Table 4 (Long Range Arena) of Nguyen et al. 2022, from data to RESULTS/<TASK>/<ROW_NAME>-seed<SEED>.json.
 #   TASK=listops ATTENTION=momentum bash examples/lra/run.sh [fairseq-train's flags]
 # TASK            listops, text, retrieval, image or pathfinder
 # ATTENTION       adaptive (momentum attention in an adaptive connection), or a kind that --attention has: softmax, linear, …
-# NAME            the row's name, where flags make another row of the same attention (ATTENTION)
+# ROW_NAME        the row's name, where flags make another row of the same attention (ATTENTION)
 # SIZE            paper: the protocol of Xiong et al. 2021; small: what two cores can train, the same model; tiny, to try things
 #                 out (paper)
 # SEED            of initialisation, batches and dropout (1)
@@ -25,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 TASK=${TASK:-}
 ATTENTION=${ATTENTION:-}
-NAME=${NAME:-$ATTENTION}
+ROW_NAME=${ROW_NAME:-$ATTENTION}
 SIZE=${SIZE:-paper}
 SEED=${SEED:-1}
 RUNS=${RUNS:-$ROOT/runs/lra}
@@ -75,15 +75,15 @@ case $ATTENTION in
     *) flags+=(--attention "$ATTENTION") ;;
 esac
 
-model=$RUNS/$SIZE/$TASK/$NAME-seed$SEED
-result=$RESULTS/$TASK/$NAME-seed$SEED.json
+model=$RUNS/$SIZE/$TASK/$ROW_NAME-seed$SEED
+result=$RESULTS/$TASK/$ROW_NAME-seed$SEED.json
 
 # The checksums that meta.json has of all files, as one.
 describe_data() { printf 'data %s\n' "$(grep -oE '[0-9a-f]{64}' "$PREPARED/meta.json" | cksum)"; }
 
 train() {
     local settings="BATCH=$BATCH LR=$LR WARMUP=$WARMUP MAX_POSITIONS=${MAX_POSITIONS:-} PRECISION=$PRECISION"
-    [[ $NAME == "$ATTENTION" ]] || settings+=$'\n'"ATTENTION=$ATTENTION"
+    [[ $ROW_NAME == "$ATTENTION" ]] || settings+=$'\n'"ATTENTION=$ATTENTION"
     settings+=$'\n'$(describe_data)
     keep_settings "$model" "$settings" "$@"
     if is_trained "$model"; then
@@ -122,7 +122,7 @@ score() {
     local cpu=()
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
     score_by "$model" "$result" "$settings" env PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" \
-        "$PREPARED" "$checkpoint" "$result" --name "$NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" \
+        "$PREPARED" "$checkpoint" "$result" --name "$ROW_NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" \
         --full-updates "${full[1]}" "${cpu[@]}"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One row of the Multi30k En–De table, from raw text to results/<SIZE>/<NAME>-seed<SEED>.json.
+# One row of the Multi30k En–De table, from raw text to results/<SIZE>/<ROW_NAME>-seed<SEED>.json.
 #   ROW=softmax|linear|momentum|connection|adaptive bash examples/multi30k_en_de/run.sh [fairseq-train's flags]
-# NAME        the row's name, where flags make another row of it (ROW)
+# ROW_NAME    the row's name, where flags make another row of it (ROW)
 # SIZE        small: 2 layers, 128 wide, 3 decoder passes in training, what two cores can train; paper: 278/507/5/2, 4 passes;
 #             tiny, to try things out (small)
 # DATA        folder of the raw files (default: downloaded to RUNS/raw)
@@ -16,7 +16,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
 export ROW=${ROW:-}
-export NAME=${NAME:-$ROW}
+export ROW_NAME=${ROW_NAME:-$ROW}
 export SIZE=${SIZE:-small}
 RUNS=${RUNS:-$ROOT/runs/multi30k}
 DATA=${DATA:-$RUNS/raw}
@@ -37,7 +37,7 @@ case $SIZE in
     *) die "SIZE=$SIZE: must be small, paper or tiny" ;;
 esac
 
-prepared=$RUNS/bpe3000 name=$NAME-seed$SEED
+prepared=$RUNS/bpe3000 name=$ROW_NAME-seed$SEED
 [[ ${PRESET:-paper} == paper ]] || name=$PRESET-$name
 if [[ ! -f $prepared/data-bin/dict.de.txt || $DATA != "$RUNS/raw" ]]; then
     [[ $DATA != "$RUNS/raw" ]] || bash "$ROOT/scripts/fetch_multi30k.sh" "$DATA"

@@ -179,7 +179,8 @@ def kernels(record: Record) -> list[str]:
         head = [f"{pass_}, D = {dim}: time / softmax's, N =", *(str(length) for _, length, _, _ in columns)]
         text += [*rows(head, body), ""]
     others = [kind for (kind,) in in_order(times, "kind") if kind not in ("softmax", "momentum")]
-    facts = [*(over(times, found, kind) for kind in others), spread(times)]
+    facts = [fact for kind in others if (fact := over(times, found, kind))]
+    facts += [spread(times)] if times else []
     for row in times:
         if row.get("goal_ms"):
             shape = f"({row['batch']}, {row['length']}, {row['heads']}, {row['dim']})"
@@ -191,7 +192,7 @@ def kernels(record: Record) -> list[str]:
 
 
 def over(times: list[Record], found: dict[tuple[Any, ...], Record], kind: str) -> str:
-    """Momentum's time over that of a kind, of each pass."""
+    """Momentum's time over that of a kind, of each pass; nothing where no shape has both."""
     parts = []
     for (pass_,) in in_order(times, "pass"):
         ratios = [
@@ -201,7 +202,7 @@ def over(times: list[Record], found: dict[tuple[Any, ...], Record], kind: str) -
         ]
         if ratios:
             parts.append(f"{pass_} {min(ratios):.2f} to {max(ratios):.2f}")
-    return f"Momentum's time over that of {kind}: {', '.join(parts)}."
+    return f"Momentum's time over that of {kind}: {', '.join(parts)}." if parts else ""
 
 
 def drawing(record: Record) -> list[str]:

@@ -55,7 +55,7 @@ def time_side_by_side(
             break
         for kind in order:
             times[kind].append(1e3 * seconds_per_call(calls[kind], repeats[kind], device))
-        order.append(order.pop(0))
+        order = [*order[1:], *order[:1]]
     return {kind: summary(times[kind], times.get(BASELINE)) for kind in calls}
 
 

@@ -31,7 +31,7 @@ def test_the_benchmark_compares_what_is_installed_and_names_what_is_not(tmp_path
     assert "- Not compared: flash-linear-attention (runs on a GPU only)." in text
 
 
-def test_a_kind_that_cannot_be_recorded_as_a_graph_is_noted_and_the_others_are_compared(monkeypatch):
+def test_a_kind_that_cannot_be_recorded_as_a_graph_is_noted_and_the_others_are_compared(monkeypatch, capsys):
     def graph_of(call):
         if call() == "synchronises":
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -42,6 +42,7 @@ def test_a_kind_that_cannot_be_recorded_as_a_graph_is_noted_and_the_others_are_c
     failures: dict[str, str] = {}
     assert benchmark_kernels.graphs_of(calls, failures, "place") == {"softmax": str, "linear": str}
     assert failures == {"momentum, place": "RuntimeError: operation not permitted when stream is capturing"}
+    assert capsys.readouterr().out == "failed: momentum, place (RuntimeError: operation not permitted when stream is capturing)\n"
     assert benchmark_kernels.graphs_of(calls | {"softmax": lambda: "synchronises"}, failures, "place") == {}
 
 
@@ -63,6 +64,23 @@ def test_a_kind_that_fails_is_noted_and_the_others_are_timed_all_the_same(tmp_pa
     record = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
     assert {(row["kind"], row["length"]) for row in record["times"]} == {(k, n) for k in ("softmax", "linear") for n in (64, 100)}
     assert len(record["failed"]) == 4
+    assert "over that of" not in describe(record)  # there is no time of momentum to compare
+
+
+def test_a_shape_that_none_takes_loses_no_others_times(tmp_path, monkeypatch):
+    def short_alone(q, *_):
+        if q.shape[-2] == 100:
+            raise torch.OutOfMemoryError("of memory\nmore")
+        return q
+
+    monkeypatch.setattr(benchmark_kernels, "kinds_of", lambda *_: (dict.fromkeys(benchmark_kernels.NEEDED, short_alone), {}))
+    arguments = ["benchmark_kernels.py", "--quick", "--device", "cpu", "--passes", "forward", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="not all of softmax, linear and momentum ran"):
+        benchmark_kernels.main()
+    record = json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))
+    assert [(row["kind"], row["length"]) for row in record["times"]] == [(kind, 64) for kind in benchmark_kernels.NEEDED]
+    assert len(record["failed"]) == 3
 
 
 def test_without_softmax_there_are_times_and_no_ratios(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_a_second_run_in_a_folder_that_is_trained_in_is_refused_and_leaves_its_s
     (folder / "settings.txt").write_text("the first's\n")
     settings = {"PREPARED": write_set(tmp_path / "set"), "RUNS": tmp_path / "runs", "SIZE": "tiny", "TASK": "listops"}
     with held(folder / ".lock"):
-        refused = recipe("run.sh", ATTENTION="linear", NAME="mine", **settings)
+        refused = recipe("run.sh", ATTENTION="linear", ROW_NAME="mine", **settings)
     assert refused.returncode == 1 and "another training is running there; wait for it" in refused.stderr
     assert (folder / "settings.txt").read_text() == "the first's\n"
 
@@ -47,7 +47,7 @@ def test_a_row_of_ones_own_name_is_not_gone_on_with_by_another_attention(tmp_pat
     folder.mkdir(parents=True)
     (folder / "settings.txt").write_text("BATCH=8 LR=1e-2 WARMUP=2 MAX_POSITIONS=64 PRECISION=fp32\nATTENTION=linear\nflags \n")
     (folder / "checkpoint_last.pt").touch()
-    refused = recipe("run.sh", ATTENTION="momentum", NAME="mine", **settings)
+    refused = recipe("run.sh", ATTENTION="momentum", ROW_NAME="mine", **settings)
     assert refused.returncode == 1 and "> ATTENTION=momentum" in refused.stderr
 
 
@@ -105,13 +105,15 @@ def test_no_set_is_made_before_the_trainings_turn_comes(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_call_trains_scores_and_makes_the_table(tmp_path):
+def test_one_call_trains_scores_makes_the_table_and_goes_on_to_the_set_that_waited(tmp_path):
     write_set(tmp_path / "runs" / "image", lengths=(16, 16))
-    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "TASKS": "image", "CALL_MINUTES": 20}
-    made = recipe("gpu.sh", **places, KINDS="momentum", SEEDS="2", MAX_UPDATE=4)
+    places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "SIZE": "tiny", "CALL_MINUTES": 20, "SIDE_BY_SIDE": 1}
+    settings = {"TASKS": "image listops", "COUNTS": "8 4 4", "KINDS": "momentum", "MORE_KINDS": "", "SEEDS": "2", "MAX_UPDATE": 4}
+    made = recipe("gpu.sh", **places, **settings)
     assert made.returncode == 0, made.stdout + made.stderr
-    assert "1 of 1 results" in made.stdout
+    assert made.stdout.startswith("data: listops and what comes after it wait for 1 trainings of the tasks before\n")
+    assert "2 of 2 results" in made.stdout
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| momentum | " in table and "4 of the protocol's 35,000 updates" in table
     listing = subprocess.run(["tar", "-tzf", tmp_path / "out" / "results.tar.gz"], capture_output=True, text=True).stdout
-    assert "./image/momentum-seed2.json" in listing.split()
+    assert {"./image/momentum-seed2.json", "./listops/momentum-seed2.json"} <= set(listing.split())

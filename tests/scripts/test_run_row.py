@@ -28,7 +28,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_path):
     settings = {"CORPUS": "multi30k", "DISTILLED": 0, "PRESET": "published-code", "SIZE": "tiny", "ROW": "adaptive", "SEED": 3}
-    settings["NAME"] = "mine"
+    settings["ROW_NAME"] = "mine"
     places = {"DATA": raw, "RUNS": tmp_path / "runs", "RESULTS": tmp_path / "results", "BPE_OPERATIONS": 50}
     short = {"MAX_UPDATE": 4, "VALIDATE_EVERY": 2, "SPEED_RUNS": 0, "SCORE_FLAGS": "--splits test --steps 2"}
     row, kept = "examples/iwslt16_en_de/run.sh", ("--keep-interval-updates", 2)
@@ -53,6 +53,11 @@ def test_a_row_goes_from_data_to_json_and_a_second_call_redoes_nothing(raw, tmp_
     assert "was trained with other settings" in refused.stderr and "> flags '--dropout' '0.5'" in refused.stderr
     rescored = run(row, **settings, **places, **{**short, "SCORE_FLAGS": "--splits test --steps 3"})
     assert "is trained, nothing to do" in rescored.stdout and "steps 3" in rescored.stdout
+    file = tmp_path / "results" / "published-code-raw-mine-seed3.json"
+    prepared = {"DATA": tmp_path / "runs" / "multi30k" / "prepared", "MODEL": model, "RESULT": file, "STAGES": "evaluate"}
+    last = {**short, "SCORE_FLAGS": "--splits test --steps 3", "ROW_NAME": "other"}
+    renamed = run("scripts/run_row.sh", **{**settings, **prepared, **last})
+    assert json.loads(file.read_text(encoding="utf-8"))["name"] == "other", renamed.stdout + renamed.stderr
     averaged = run(row, **settings, **places, **short, AVERAGE=2, LENGTH_BEAM=3)
     assert averaged.returncode == 0, averaged.stdout + averaged.stderr
     file = tmp_path / "results" / "published-code-raw-mine-seed3-average2-beam3.json"
