@@ -22,7 +22,6 @@ from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shap
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kept import kept
 from momentum_fairseq.ops.linear_attention import (
-    attend_by_products,
     attend_causally_by_products,
     contract,
     products_suffice,
@@ -84,14 +83,10 @@ def momentum_attention(
         return elsewhere
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
-    if products_suffice(feature_map, q, k, v):
-        return attend_by_products(q, k, v, weights, key_padding_mask, eps, feature_map)
-    if feature_map is not None:
-        q, k = feature_map(q), feature_map(k)
     fixed = key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor)
     long = k.shape[2] >= STEADY
     steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed and long else None
-    return contract(q, k, v, weights, key_padding_mask, eps, steady)
+    return contract(q, k, v, weights, key_padding_mask, eps, feature_map, steady)
 
 
 @kept

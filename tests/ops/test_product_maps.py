@@ -12,6 +12,7 @@ from momentum_fairseq.ops import (
     causal_momentum_attention,
     linear_attention,
     momentum_attention,
+    symmetric_momentum_attention,
 )
 from momentum_fairseq.ops.feature_maps import TaylorMap
 from tests.ops.cases import SIDES, assert_same, inputs, padding_mask, value_and_gradients
@@ -21,6 +22,7 @@ NUMBERS = {"momentum": 0.6, "step_size": 0.7}
 OPS = {
     "linear": linear_attention,
     "momentum": partial(momentum_attention, **NUMBERS),
+    "symmetric momentum": partial(symmetric_momentum_attention, **NUMBERS),
     "causal linear": causal_linear_attention,
     "causal momentum": partial(causal_momentum_attention, **NUMBERS),
 }
@@ -51,7 +53,7 @@ def test_products_do_as_features_do(attention, length, side):
     assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("attention", [momentum_attention, causal_momentum_attention])
+@pytest.mark.parametrize("attention", [momentum_attention, symmetric_momentum_attention, causal_momentum_attention])
 def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attention):
     beta, gamma = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([0.3, 0.9], [0.5, 2.0]))
     leaves, numbers, mask = inputs(SHORT, SHORT), {"momentum": beta, "step_size": gamma}, padding_mask(3, SHORT, "left")
@@ -62,7 +64,7 @@ def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attent
     assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("attention", [linear_attention, OPS["momentum"]])
+@pytest.mark.parametrize("attention", [linear_attention, OPS["momentum"], OPS["symmetric momentum"]])
 @pytest.mark.parametrize("queries, keys", [(2, 9), (9, 2), (0, 3), (3, 0)])
 def test_queries_and_keys_may_differ_in_number(attention, queries, keys):
     leaves = inputs(queries, keys)
