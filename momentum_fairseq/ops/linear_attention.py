@@ -77,27 +77,6 @@ def products_suffice(feature_map: FeatureMap | None, q: Tensor, k: Tensor, v: Te
     return queries * keys * (dim + value_dim) <= (queries + keys) * feature_map.width(dim) * value_dim
 
 
-def attend_causally_by_products(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    within: Tensor | None,
-    key_padding_mask: Tensor | None,
-    eps: float,
-    product_map: ProductMap,
-) -> Tensor:
-    """Σ_{j≤i} w_ij (φ(q_i)·φ(k_j)) v_j / (Σ_{j≤i} φ(q_i)·φ(k_j) + eps), through q·k; w `[..,N,N]` broadcasts to heads."""
-    with no_autocast(q):
-        out_dtype = v.dtype
-        q, k, v = in_full_precision(q, k, v, key_padding_mask)
-        scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3]).tril()  # [B,H,N,N]
-        if key_padding_mask is not None:
-            scores = scores.masked_fill(key_padding_mask[:, None, None, :], 0)
-        normaliser = scores.sum(-1, keepdim=True) + eps
-        scores = scores if within is None else scores * within.to(scores.dtype)
-        return (scores @ v / normaliser).to(out_dtype)
-
-
 def weighted_linear_attention(
     q: Tensor,
     k: Tensor,
@@ -235,18 +214,21 @@ def causal_linear_attention(
     if elsewhere is not None:
         out, state = elsewhere
         return (out, LinearState(state[0], state[2])) if return_state else out
-    if initial_state is None and not return_state and products_suffice(feature_map, q, k, v):
-        return attend_causally_by_products(q, k, v, None, key_padding_mask, eps, feature_map)
-    if feature_map is not None:
+    from_no_state = initial_state is None and not return_state
+    product_map = feature_map if from_no_state and products_suffice(feature_map, q, k, v) else None
+    if feature_map is not None and product_map is None:
         q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
-        chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
-        if initial_state is None and not return_state:
+        chunks = 1 if product_map else number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
+        if from_no_state:
             scan = None if chunks == 1 else plain_scan(v.dtype, v.device)
-            return causal_attention_from_no_state(q, k, v, chunks, None, None, scan, eps).to(out_dtype)
+            padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]
+            return causal_attention_from_no_state(
+                q, k, v, chunks, None, None, scan, eps, product_map=product_map, padding=padding
+            ).to(out_dtype)
         out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:

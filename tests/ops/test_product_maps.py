@@ -8,6 +8,7 @@ import torch
 
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
+    causal_by_hand,
     causal_linear_attention,
     causal_momentum_attention,
     linear_attention,
@@ -62,6 +63,14 @@ def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attent
         for take in (by_products, by_features)
     )
     assert_same(ours, expected)
+
+
+def test_gradients_are_the_derivatives_once_and_twice_in_several_steps(attention, monkeypatch):
+    monkeypatch.setattr(causal_by_hand, "ROWS", 3)
+    leaves, mask = inputs(SHORT, SHORT, batch=2, heads=1, dim=2, value_dim=3), padding_mask(2, SHORT, "both")
+    takes = [partial(take, attention, *leaves, mask) for take in (by_products, by_features)]
+    assert_same(*(value_and_gradients(take, *leaves) for take in takes))
+    assert torch.autograd.gradgradcheck(lambda *x: by_products(attention, *x, mask), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("attention", [linear_attention, OPS["momentum"], OPS["symmetric momentum"]])
