@@ -56,8 +56,8 @@ class ModelConfig(FairseqDataclass):
         default="elu",
         metadata={
             "help": "feature map φ of linear, momentum, symmetric_momentum and transnormer attention; taylor, "
-            "1 + s + s²/2 of s = q·k/√D, has 1 + D + D(D+1)/2 features: short sequences cost what softmax does, long ones "
-            "and a decoding step's state D/2 times what they do with elu"
+            "1 + s + s²/2 of s = q·k/√D, has 1 + D + D(D+1)/2 features: short sequences go through q·k as softmax does, "
+            "long ones and a decoding step's state take D/2 times as many features as elu"
         },
     )
     attention_features: MaybeInt = size("random features of a head", "performer 256, rfa 64")
