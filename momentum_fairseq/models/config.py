@@ -53,7 +53,12 @@ class ModelConfig(FairseqDataclass):
     attention_step_size: float = field(default=0.6, metadata={"help": "step size γ of the attention, > 0"})
     attention_momentum_learned: bool = field(default=False, metadata={"help": "learn β and γ per head, from the given values on"})
     attention_feature_map: ChoiceEnum(list(FEATURE_MAPS)) = field(
-        default="elu", metadata={"help": "feature map φ of linear, momentum, symmetric_momentum and transnormer attention"}
+        default="elu",
+        metadata={
+            "help": "feature map φ of linear, momentum, symmetric_momentum and transnormer attention; taylor, "
+            "1 + s + s²/2 of s = q·k/√D, has 1 + D + D(D+1)/2 features: short sequences go through q·k as softmax does, "
+            "long ones and a decoding step's state take D/2 times as many features as elu"
+        },
     )
     attention_features: MaybeInt = size("random features of a head", "performer 256, rfa 64")
     attention_redraw_interval: MaybeInt = size(

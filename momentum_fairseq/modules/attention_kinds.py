@@ -303,8 +303,8 @@ class SymmetricMomentumAttention(MomentumAttention):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         """`[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, bool `[B,S]` → `[B,H,N,M]`."""
-        q, k = self.feature_map(q), self.feature_map(k)
-        return symmetric_momentum_attention(q, k, v, key_padding_mask=key_padding_mask, **self._numbers())
+        options = {"key_padding_mask": key_padding_mask, "feature_map": self.feature_map}
+        return symmetric_momentum_attention(q, k, v, **options, **self._numbers())
 
     def _weights(self, k: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         dtype, numbers = torch.promote_types(k.dtype, torch.float32), self._numbers()

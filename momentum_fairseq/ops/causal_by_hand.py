@@ -14,6 +14,8 @@ from momentum_fairseq.ops.causal_chunks import (
     no_autocast,
     outer,
 )
+from momentum_fairseq.ops.feature_maps import ProductMap
+from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
 from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
@@ -30,18 +32,21 @@ def causal_attention_from_no_state(
     scan: ScanWeights | None,
     eps: float,
     recent: RecentWeights | None = None,
+    product_map: ProductMap | None = None,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`.
 
     Args:
         scan: of chunks that are weighted alike, in all sentences and heads; else None.
         recent: what `weights` come to where only recent keys differ; `scan` is of one matrix then.
+        product_map, padding: as of `causal_attention`.
     """
     empty = 0 in q.shape or 0 in v.shape
     transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand
     if empty or transformed or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
-        return causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0]
-    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps, recent)
+        return causal_attention(q, k, v, chunks, within, weights, None, None, eps, product_map, padding)[0]
+    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps, recent, product_map, padding)
 
 
 class CausalAttention(torch.autograd.Function):
@@ -59,44 +64,61 @@ class CausalAttention(torch.autograd.Function):
         scan: ScanWeights | None,
         eps: float,
         recent: RecentWeights | None,
+        product_map: ProductMap | None,
+        padding: Tensor | None,
     ) -> Tensor:
         """Arguments as of `causal_attention_from_no_state`."""
         if chunks == 1:
-            out, *saved = attend_in_rows(q, k, v, within, eps)
+            out, *saved = attend_in_rows(q, k, v, within, eps, product_map, padding)
         else:
             out, *saved = attend_in_chunks(q, k, v, chunks, within, None if recent else weights, scan, eps, recent)
         ctx.save_for_backward(q, k, v, out, *saved)
-        ctx.constants = chunks, within, weights, scan, eps, recent
+        ctx.constants = chunks, within, weights, scan, eps, recent, product_map, padding
         return out
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
-        chunks, within, weights, scan, eps, recent = ctx.constants
+        chunks, within, weights, scan, eps, recent, product_map, padding = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 gradients = recorded_gradients(
-                    lambda q, k, v: causal_attention(q, k, v, chunks, within, weights, None, None, eps)[0],
+                    lambda q, k, v: causal_attention(q, k, v, chunks, within, weights, None, None, eps, product_map, padding)[0],
                     (q, k, v),
                     ctx.needs_input_grad[:3],
                     [direction],
                 )
             elif chunks == 1:
-                gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within)
+                gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within, product_map=product_map)
             else:
                 one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
                 gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, *[None] * 8)
 
 
-def attend_in_rows(q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, eps: float) -> tuple[Tensor, ...]:
-    """Some queries at a time, each with the keys up to theirs: output, normaliser, and weighted scores for the other pass."""
+def attend_in_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    within: Tensor | None,
+    eps: float,
+    product_map: ProductMap | None,
+    padding: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Some queries at a time, each with the keys up to theirs: output, normaliser, and for the other pass weighted scores and,
+    after all of those, with a map q·k.
+    """
     lead, length = q.shape[:2], q.shape[2]
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    outs, normalisers, saved = [], [], []
+    outs, normalisers, saved, products = [], [], [], []
     for start in range(0, length, ROWS):
         end = min(start + ROWS, length)
         scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
+        if product_map is not None:
+            products.append(scores)
+            scores = product_map.of_products(scores, q.shape[2], out=torch.empty_like(scores))
+            if padding is not None:
+                zero_padding_(padding[:, :, :end], scores.unflatten(0, lead).transpose(2, 3))
         scores[:, :, start:].tril_()
         normalisers.append(scores.sum(-1, keepdim=True))
         if within is not None:
@@ -104,11 +126,19 @@ def attend_in_rows(q: Tensor, k: Tensor, v: Tensor, within: Tensor | None, eps: 
         outs.append(torch.bmm(scores, v[:, :end]))
         saved.append(scores)
     normaliser = joined(normalisers).add_(eps)
-    return joined(outs).div_(normaliser).unflatten(0, lead), normaliser, *saved
+    return joined(outs).div_(normaliser).unflatten(0, lead), normaliser, *saved, *products
 
 
 def differentiate_in_rows(
-    direction: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, normaliser: Tensor, *saved: Tensor, within: Tensor | None
+    direction: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    normaliser: Tensor,
+    *saved: Tensor,
+    within: Tensor | None,
+    product_map: ProductMap | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v; the last queries first, since theirs reach all keys."""
     lead, length = q.shape[:2], q.shape[2]
@@ -116,12 +146,16 @@ def differentiate_in_rows(
     of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
     direction = direction / normaliser
     of_q, of_k, of_v = [], None, None
-    for start, scores in zip(reversed(range(0, length, ROWS)), reversed(saved), strict=True):
+    starts = range(0, length, ROWS)
+    for i in reversed(range(len(starts))):
+        start, scores = starts[i], saved[i]
         end = min(start + ROWS, length)
         of_scores = torch.bmm(direction[:, start:end], v[:, :end].transpose(1, 2))
         if within is not None:
             of_scores.unflatten(0, lead).mul_(within[:, :, 0, start:end, :end])
         of_scores.add_(of_normaliser[:, start:end])[:, :, start:].tril_()
+        if product_map is not None:
+            product_map.differentiate_products_(of_scores, saved[len(starts) + i], q.shape[2])
         of_q.insert(0, torch.bmm(of_scores, k[:, :end]))
         of_keys = torch.bmm(of_scores.transpose(1, 2), q[:, start:end])
         of_values = torch.bmm(scores.transpose(1, 2), direction[:, start:end])

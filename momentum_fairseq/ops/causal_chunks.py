@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.kept import kept
 
 # On a CPU 64 is quicker than 32 and 128 at D = 32; at 64 and 139 they differ by little.
@@ -97,6 +98,8 @@ def causal_attention(
     initial: Tensor | None,
     z: Tensor | None,
     eps: float,
+    product_map: ProductMap | None = None,
+    padding: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Numerator over normaliser of every query, from the keys up to its own; padding keys and values are zeros.
 
@@ -106,13 +109,19 @@ def causal_attention(
         weights: None = 1 everywhere, and R = 1.
         initial: state before the first key, `[B,H,R·D,M]`; None = zeros.
         z: sum of the keys before the first, `[B,H,D]`; None = zeros.
+        product_map: φ of q and k that aren't feature-mapped yet, of one chunk from no state on.
+        padding: bool `[B,1,N,1]`, read with a map alone: of keys that are zeros φ is not.
 
     Returns:
         `[B,H,N,M]`, and state and key sum where the last chunk begins, None where they are zeros.
     """
     length = q.shape[2]
     q, k, v = (chunked(x, chunks) for x in (q, k, v))
-    scores = (q @ k.transpose(-1, -2)).tril_()  # [B,H,C,L,L]
+    scores = q @ k.transpose(-1, -2)  # [B,H,C,L,L]
+    if product_map is not None:
+        scores = product_map.of_products(scores, q.shape[-1])
+        scores = scores if padding is None else scores.masked_fill(chunked(padding, chunks).transpose(-1, -2), 0)
+    scores.tril_()
     normaliser = scores.sum(-1, keepdim=True)
     if within is not None:
         scores = scores * within if torch.is_grad_enabled() else scores.mul_(within)

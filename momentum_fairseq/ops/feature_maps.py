@@ -23,8 +23,12 @@ class ProductMap(ABC):
         """D' of D."""
 
     @abstractmethod
-    def of_products(self, products: Tensor, dim: int) -> Tensor:
-        """φ(q)·φ(k) from q·k of D = `dim` features, float32 or better, of any shape."""
+    def of_products(self, products: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
+        """φ(q)·φ(k) from q·k of D = `dim` features, float32 or better, of any shape; `out` is written over, and may be q·k."""
+
+    @abstractmethod
+    def differentiate_products_(self, direction: Tensor, products: Tensor, dim: int) -> Tensor:
+        """The gradient of φ(q)·φ(k) into that of q·k, `products`, in place."""
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
@@ -79,10 +83,14 @@ class TaylorMap(ProductMap):
         """1 + D + D (D + 1) / 2."""
         return 1 + dim + dim * (dim + 1) // 2
 
-    def of_products(self, products: Tensor, dim: int) -> Tensor:
-        """1 + s + s²/2."""
-        s = products / math.sqrt(dim)
-        return torch.addcmul(s + 1, s, s, value=0.5)
+    def of_products(self, products: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
+        """1 + s + s²/2 as (1 + (1 + s)²) / 2, in two passes."""
+        one_plus_s = torch.add(products.new_ones(()), products, alpha=dim**-0.5, out=out)
+        return torch.addcmul(products.new_full((), 0.5), one_plus_s, one_plus_s, value=0.5, out=out)
+
+    def differentiate_products_(self, direction: Tensor, products: Tensor, dim: int) -> Tensor:
+        """Times (1 + s) / √D."""
+        return torch.addcmul(direction, direction, products, value=dim**-0.5, out=direction).mul_(dim**-0.5)
 
 
 def feature_width(x: Tensor, feature_map: FeatureMap | None) -> int:

@@ -58,14 +58,7 @@ def linear_attention(
         ValueError: shapes, dtypes or devices that disagree.
     """
     check_shapes(q, k, v, key_padding_mask)
-    if feature_map is not None:
-        elsewhere = weighted_by_kernel(q, k, v, None, key_padding_mask, eps, feature_map)
-        if elsewhere is not None:
-            return elsewhere
-        if products_suffice(feature_map, q, k, v):
-            return attend_by_products(q, k, v, None, key_padding_mask, eps, feature_map)
-        q, k = feature_map(q), feature_map(k)
-    return weighted_linear_attention(q, k, v, None, key_padding_mask, eps)
+    return weighted_linear_attention(q, k, v, None, key_padding_mask, eps, feature_map)
 
 
 def quadratic_order_is_cheaper(queries: int, keys: int, key_dim: int, value_dim: int) -> bool:
@@ -84,60 +77,22 @@ def products_suffice(feature_map: FeatureMap | None, q: Tensor, k: Tensor, v: Te
     return queries * keys * (dim + value_dim) <= (queries + keys) * feature_map.width(dim) * value_dim
 
 
-def attend_by_products(
+def weighted_linear_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     weights: Tensor | None,
     key_padding_mask: Tensor | None,
     eps: float,
-    product_map: ProductMap,
-) -> Tensor:
-    """`weighted_linear_attention` of φ(q) and φ(k), through q·k."""
-    out_dtype = v.dtype
-    with no_autocast(q):
-        q, k, v = in_full_precision(q, k, v)
-        weights = None if weights is None else weights.to(v.dtype)
-        padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]
-        if not takes_passes_by_hand(weights) or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
-            return quadratic_order(q, k, v, weights, padding, eps, product_map).to(out_dtype)
-        v = v if padding is None else zero_padding_(padding, copied(v))
-        return short_attention(
-            q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps, product_map=product_map
-        ).to(out_dtype)
-
-
-def attend_causally_by_products(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    within: Tensor | None,
-    key_padding_mask: Tensor | None,
-    eps: float,
-    product_map: ProductMap,
-) -> Tensor:
-    """Σ_{j≤i} w_ij (φ(q_i)·φ(k_j)) v_j / (Σ_{j≤i} φ(q_i)·φ(k_j) + eps), through q·k; w `[..,N,N]` broadcasts to heads."""
-    with no_autocast(q):
-        out_dtype = v.dtype
-        q, k, v = in_full_precision(q, k, v, key_padding_mask)
-        scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3]).tril()  # [B,H,N,N]
-        if key_padding_mask is not None:
-            scores = scores.masked_fill(key_padding_mask[:, None, None, :], 0)
-        normaliser = scores.sum(-1, keepdim=True) + eps
-        scores = scores if within is None else scores * within.to(scores.dtype)
-        return (scores @ v / normaliser).to(out_dtype)
-
-
-def weighted_linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, eps: float
+    feature_map: FeatureMap | None = None,
 ) -> Tensor:
     """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps), contracted in the cheaper order.
 
     The weights `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]` touch the numerator only; padding is in neither sum, whatever it
     holds.
     """
-    elsewhere = weighted_by_kernel(q, k, v, weights, key_padding_mask, eps)
-    return contract(q, k, v, weights, key_padding_mask, eps) if elsewhere is None else elsewhere
+    elsewhere = weighted_by_kernel(q, k, v, weights, key_padding_mask, eps, feature_map)
+    return contract(q, k, v, weights, key_padding_mask, eps, feature_map) if elsewhere is None else elsewhere
 
 
 def contract(
@@ -147,25 +102,31 @@ def contract(
     weights: Tensor | None,
     key_padding_mask: Tensor | None,
     eps: float,
+    feature_map: FeatureMap | None = None,
     steady: KeyWeights | None = None,
 ) -> Tensor:
     """`weighted_linear_attention` by torch's own operations; `steady` says the same of the weights more shortly."""
+    product_map = feature_map if products_suffice(feature_map, q, k, v) else None
+    if feature_map is not None and product_map is None:
+        q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with no_autocast(q):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         weights = None if weights is None else weights.to(dtype)
         padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]  # [B,1,S,1]
-        quadratic = quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], v.shape[3])
-        order = quadratic_order if quadratic else linear_order
+        quadratic = product_map is not None or quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], v.shape[3])
+        order = partial(quadratic_order, product_map=product_map) if quadratic else linear_order
         plain = partial(order, weights=weights, padding=padding, eps=eps)
         if not takes_passes_by_hand(weights):
             return plain(q, k, v).to(out_dtype)
         if quadratic and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
             v = v if padding is None else zero_padding_(padding, copied(v))
-            return short_attention(q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps).to(out_dtype)
+            return short_attention(
+                q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps, product_map=product_map
+            ).to(out_dtype)
         steady = steady or KeyWeights(1.0, 0, weights)
-        return attention_by_hand(q, k, v, steady, padding, eps, quadratic, plain).to(out_dtype)
+        return attention_by_hand(q, k, v, steady, padding, eps, quadratic, plain, product_map).to(out_dtype)
 
 
 def quadratic_order(
@@ -253,18 +214,21 @@ def causal_linear_attention(
     if elsewhere is not None:
         out, state = elsewhere
         return (out, LinearState(state[0], state[2])) if return_state else out
-    if initial_state is None and not return_state and products_suffice(feature_map, q, k, v):
-        return attend_causally_by_products(q, k, v, None, key_padding_mask, eps, feature_map)
-    if feature_map is not None:
+    from_no_state = initial_state is None and not return_state
+    product_map = feature_map if from_no_state and products_suffice(feature_map, q, k, v) else None
+    if feature_map is not None and product_map is None:
         q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
-        chunks = number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
-        if initial_state is None and not return_state:
+        chunks = 1 if product_map else number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
+        if from_no_state:
             scan = None if chunks == 1 else plain_scan(v.dtype, v.device)
-            return causal_attention_from_no_state(q, k, v, chunks, None, None, scan, eps).to(out_dtype)
+            padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]
+            return causal_attention_from_no_state(
+                q, k, v, chunks, None, None, scan, eps, product_map=product_map, padding=padding
+            ).to(out_dtype)
         out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:

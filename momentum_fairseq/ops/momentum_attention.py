@@ -19,11 +19,9 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_state
-from momentum_fairseq.ops.feature_maps import FeatureMap
+from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kept import kept
 from momentum_fairseq.ops.linear_attention import (
-    attend_by_products,
-    attend_causally_by_products,
     contract,
     products_suffice,
     read_state,
@@ -84,14 +82,10 @@ def momentum_attention(
         return elsewhere
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
-    if products_suffice(feature_map, q, k, v):
-        return attend_by_products(q, k, v, weights, key_padding_mask, eps, feature_map)
-    if feature_map is not None:
-        q, k = feature_map(q), feature_map(k)
     fixed = key_padding_mask is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor)
     long = k.shape[2] >= STEADY
     steady = steady_weights(k.shape[2], momentum, step_size, dtype, v.device) if fixed and long else None
-    return contract(q, k, v, weights, key_padding_mask, eps, steady)
+    return contract(q, k, v, weights, key_padding_mask, eps, feature_map, steady)
 
 
 @kept
@@ -170,19 +164,16 @@ def causal_momentum_attention(
     if elsewhere is not None:
         out, state = elsewhere
         return (out, MomentumState(*state)) if return_state else out
-    if initial_state is None and not return_state and products_suffice(feature_map, q, k, v):
-        real = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :, None]
-        dtype = torch.promote_types(v.dtype, torch.float32)
-        within = weights_within(q.shape[2], real, momentum, step_size, dtype, v.device)[:, :, 0]
-        return attend_causally_by_products(q, k, v, within, key_padding_mask, eps, feature_map)
-    if feature_map is not None:
+    from_no_state = initial_state is None and not return_state
+    product_map = feature_map if from_no_state and products_suffice(feature_map, q, k, v) else None
+    if feature_map is not None and product_map is None:
         q, k = feature_map(q), feature_map(k)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
         real = None if key_padding_mask is None else ~key_padding_mask[:, None, :, None]
-        if initial_state is None and not return_state:
-            return attend_from_no_state(q, k, v, real, momentum, step_size, eps).to(out_dtype)
+        if from_no_state:
+            return attend_from_no_state(q, k, v, real, momentum, step_size, eps, product_map).to(out_dtype)
         out, state = attend_between_states(q, k, v, real, momentum, step_size, eps, initial_state, return_state)
         return out.to(out_dtype) if state is None else (out.to(out_dtype), state)
 
@@ -195,14 +186,18 @@ def attend_from_no_state(
     momentum: float | Tensor,
     step_size: float | Tensor,
     eps: float,
+    product_map: ProductMap | None,
 ) -> Tensor:
-    """Causal attention `[B,H,N,M]` without a state before or after; real bool `[B,1,N,1]`, False = padding."""
+    """Causal attention `[B,H,N,M]` without a state before or after; real bool `[B,1,N,1]`, False = padding.
+
+    With a map q and k aren't feature-mapped yet, and the sequence is one chunk.
+    """
     length, numbers = k.shape[2], (momentum, step_size, v.dtype, v.device)
     dims = k.shape[3], v.shape[3]
-    chunks, recent = number_of_chunks(length, *dims, matrices=1), None
+    chunks, recent = 1 if product_map else number_of_chunks(length, *dims, matrices=1), None
     if chunks > 1 and real is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
         recent = recent_weights(chunk_length(length, chunks), *numbers)
-    if recent is None:
+    if recent is None and chunks > 1:
         chunks = number_of_chunks(length, *dims, matrices=2)
     size = chunk_length(length, chunks)
     chunk = (size, None if real is None else chunked(real, chunks), *numbers)
@@ -210,7 +205,10 @@ def attend_from_no_state(
     scan = None
     if chunks > 1 and real is None:
         scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
-    return causal_attention_from_no_state(q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent)
+    padding = None if real is None else ~real
+    return causal_attention_from_no_state(
+        q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent, product_map, padding
+    )
 
 
 def attend_between_states(

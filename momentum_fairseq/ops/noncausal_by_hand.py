@@ -1,12 +1,14 @@
 """Non-causal attention with both passes written by hand, in place, in less time than a recorded graph's."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import no_autocast
+from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 
@@ -51,7 +53,15 @@ def takes_passes_by_hand(weights: Tensor | None) -> bool:
 
 
 def attention_by_hand(
-    q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, padding: Tensor | None, eps: float, quadratic: bool, plain: Plain
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: KeyWeights,
+    padding: Tensor | None,
+    eps: float,
+    quadratic: bool,
+    plain: Plain,
+    product_map: ProductMap | None = None,
 ) -> Tensor:
     """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps): `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]` of one dtype → `[B,H,N,M]`.
 
@@ -59,8 +69,9 @@ def attention_by_hand(
         padding: bool `[B,1,S,1]`.
         quadratic: (q kᵀ) v, else q (kᵀ v).
         plain: the same of q, k and v in torch's own operations, for what is differentiated more than once.
+        product_map: φ of q and k that aren't feature-mapped yet, in the quadratic order.
     """
-    return _Attention.apply(q, k, v, weights, padding, eps, quadratic, plain)
+    return _Attention.apply(q, k, v, weights, padding, eps, quadratic, plain, product_map)
 
 
 class _Attention(torch.autograd.Function):
@@ -75,28 +86,34 @@ class _Attention(torch.autograd.Function):
         eps: float,
         quadratic: bool,
         plain: Plain,
+        product_map: ProductMap | None,
     ) -> Tensor:
         """Arguments as of `attention_by_hand`."""
         lead = q.shape[:2]
         flat = q, *((k, v) if padding is None else (zero_padding_(padding, copied(x)) for x in (k, v)))
         flat, weights = [x.flatten(0, 1) for x in flat], weights.flat(*lead)
-        out, *saved = (attend_by_scores if quadratic else attend_by_state)(*flat, weights, eps)
+        if quadratic:
+            scores, products = scores_and_products(*flat[:2], lead, padding, product_map)
+            out, *saved = *attend_by_scores(scores, flat[2], weights, eps), products
+        else:
+            out, *saved = attend_by_state(*flat, weights, eps)
         if any(ctx.needs_input_grad[:3]):
             ctx.save_for_backward(q, k, v, padding, *flat, out, *saved)
-            ctx.constants = weights, quadratic, plain
+            ctx.constants = weights, quadratic, plain, product_map
         return out.unflatten(0, lead)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, padding, *saved = ctx.saved_tensors
-        weights, quadratic, plain = ctx.constants
+        weights, quadratic, plain, product_map = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled():  # to be differentiated again
-                return *recorded_gradients(plain, (q, k, v), ctx.needs_input_grad[:3], [direction]), *[None] * 5
-            differentiate = differentiate_by_scores if quadratic else differentiate_by_state
+                return *recorded_gradients(plain, (q, k, v), ctx.needs_input_grad[:3], [direction]), *[None] * 6
+            by_scores = partial(differentiate_by_scores, product_map=product_map)
+            differentiate = by_scores if quadratic else differentiate_by_state
             gradients = differentiate(direction.flatten(0, 1), *saved, weights=weights)
             of_q, of_k, of_v = (x.unflatten(0, q.shape[:2]) for x in gradients)
-            return of_q, of_k if padding is None else zero_padding_(padding, of_k), of_v, *[None] * 5
+            return of_q, of_k if padding is None else zero_padding_(padding, of_k), of_v, *[None] * 6
 
 
 def without(padding: Tensor, x: Tensor) -> Tensor:
@@ -116,21 +133,45 @@ def zero_padding_(padding: Tensor, x: Tensor) -> Tensor:
     return x
 
 
-def attend_by_scores(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
-    """Output, weighted scores over the normaliser `[G,N,S]`, and one over the normaliser `[G,N,1]`."""
-    scores = torch.bmm(q, k.transpose(1, 2))
+def scores_and_products(
+    q: Tensor, k: Tensor, lead: torch.Size, padding: Tensor | None, product_map: ProductMap | None
+) -> tuple[Tensor, Tensor | None]:
+    """q·k `[G,N,S]` and None; or, with a map, φ(q)·φ(k) without padding, and q·k. G is B·H of `lead`."""
+    products = torch.bmm(q, k.transpose(1, 2))
+    if product_map is None:
+        return products, None
+    scores = product_map.of_products(products, q.shape[2], out=torch.empty_like(products))
+    if padding is not None:  # of keys that are zeros φ is not
+        zero_padding_(padding, scores.unflatten(0, lead).transpose(2, 3))
+    return scores, products
+
+
+def attend_by_scores(scores: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
+    """Output, weighted scores over the normaliser `[G,N,S]`, in place of the scores, and one over the normaliser `[G,N,1]`."""
     inverse = scores.sum(2, keepdim=True).add_(eps).reciprocal_()
     weights.weigh_columns_(scores).mul_(weights.scale * inverse)
     return torch.bmm(scores, v), scores, inverse
 
 
 def differentiate_by_scores(
-    direction: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, scores: Tensor, inverse: Tensor, *, weights: KeyWeights
+    direction: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    scores: Tensor,
+    inverse: Tensor,
+    products: Tensor | None,
+    *,
+    weights: KeyWeights,
+    product_map: ProductMap | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v; that of k is of no use at padding."""
     of_normaliser = (direction * out).sum(2, keepdim=True).mul_(inverse).neg_()
     of_scores = weights.weigh_columns_(torch.bmm(direction, v.transpose(1, 2)))
     of_scores = torch.addcmul(of_normaliser, of_scores, weights.scale * inverse, out=of_scores)
+    if product_map is not None:
+        product_map.differentiate_products_(of_scores, products, q.shape[2])
     of_k, of_v = torch.bmm(of_scores.transpose(1, 2), q), torch.bmm(scores.transpose(1, 2), direction)
     return torch.bmm(of_scores, k), of_k, of_v
 

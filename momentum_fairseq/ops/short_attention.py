@@ -34,7 +34,7 @@ def short_attention(
     # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
     scores = torch.bmm(k, q.transpose(1, 2)).unflatten(0, heads)
     if product_map is not None:
-        scores = product_map.of_products(scores, dim)
+        product_map.of_products(scores, dim, out=scores)
     if key_padding_mask is not None:
         zero_padding_(key_padding_mask[:, None, :, None], scores)
     normaliser = scores.sum(-2, keepdim=True).add_(eps)

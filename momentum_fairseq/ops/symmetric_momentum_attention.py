@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.checks import check_momentum, check_shapes
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.linear_attention import weighted_linear_attention
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 
@@ -17,6 +18,7 @@ def symmetric_momentum_attention(
     step_size: float | Tensor,
     key_padding_mask: Tensor | None = None,
     eps: float = 1e-6,
+    feature_map: FeatureMap | None = None,
 ) -> Tensor:
     """The mean of `momentum_attention` over the sentence and over the sentence reversed.
 
@@ -30,6 +32,7 @@ def symmetric_momentum_attention(
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,S]`, True = padding, on either side.
         eps: added to the normaliser.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
@@ -41,7 +44,7 @@ def symmetric_momentum_attention(
     check_momentum(momentum, step_size, q.shape[1])
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = symmetric_momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
-    return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps)
+    return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps, feature_map)
 
 
 def symmetric_momentum_weights(

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import linear_attention, momentum_attention
+from momentum_fairseq.ops.feature_maps import TaylorMap
 from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
 from momentum_fairseq.ops.momentum_attention import STEADY, steady_weights
 from momentum_fairseq.ops.momentum_weights import unpadded_weights
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand
 from tests.ops.cases import MOMENTA, assert_same, inputs, padding_mask, value_and_gradients
 
-ORDERS = {"quadratic": quadratic_order, "linear": linear_order}
+TAYLOR = TaylorMap()
+ORDERS = {"quadratic": quadratic_order, "products": partial(quadratic_order, product_map=TAYLOR), "linear": linear_order}
 CPU, EXACT = torch.device("cpu"), torch.float64
 
 
@@ -25,7 +27,9 @@ def both_forms(order, q, k, v, weights=None, padding=None, steady=None):
     """By hand and recorded: calls without arguments."""
     plain = partial(ORDERS[order], weights=weights, padding=padding, eps=1e-6)
     steady = steady or KeyWeights(1.0, 0, weights)
-    return lambda: attention_by_hand(q, k, v, steady, padding, 1e-6, order == "quadratic", plain), lambda: plain(q, k, v)
+    product_map = TAYLOR if order == "products" else None
+    by_hand = partial(attention_by_hand, q, k, v, steady, padding, 1e-6, order != "linear", plain, product_map)
+    return by_hand, lambda: plain(q, k, v)
 
 
 @pytest.mark.parametrize("shape", [None, (9,), (2, 9), (3, 1, 9), (3, 2, 9)])

@@ -8,10 +8,12 @@ import torch
 
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
+    causal_by_hand,
     causal_linear_attention,
     causal_momentum_attention,
     linear_attention,
     momentum_attention,
+    symmetric_momentum_attention,
 )
 from momentum_fairseq.ops.feature_maps import TaylorMap
 from tests.ops.cases import SIDES, assert_same, inputs, padding_mask, value_and_gradients
@@ -21,6 +23,7 @@ NUMBERS = {"momentum": 0.6, "step_size": 0.7}
 OPS = {
     "linear": linear_attention,
     "momentum": partial(momentum_attention, **NUMBERS),
+    "symmetric momentum": partial(symmetric_momentum_attention, **NUMBERS),
     "causal linear": causal_linear_attention,
     "causal momentum": partial(causal_momentum_attention, **NUMBERS),
 }
@@ -51,7 +54,7 @@ def test_products_do_as_features_do(attention, length, side):
     assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("attention", [momentum_attention, causal_momentum_attention])
+@pytest.mark.parametrize("attention", [momentum_attention, symmetric_momentum_attention, causal_momentum_attention])
 def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attention):
     beta, gamma = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([0.3, 0.9], [0.5, 2.0]))
     leaves, numbers, mask = inputs(SHORT, SHORT), {"momentum": beta, "step_size": gamma}, padding_mask(3, SHORT, "left")
@@ -62,7 +65,15 @@ def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attent
     assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("attention", [linear_attention, OPS["momentum"]])
+def test_gradients_are_the_derivatives_once_and_twice_in_several_steps(attention, monkeypatch):
+    monkeypatch.setattr(causal_by_hand, "ROWS", 3)
+    leaves, mask = inputs(SHORT, SHORT, batch=2, heads=1, dim=2, value_dim=3), padding_mask(2, SHORT, "both")
+    takes = [partial(take, attention, *leaves, mask) for take in (by_products, by_features)]
+    assert_same(*(value_and_gradients(take, *leaves) for take in takes))
+    assert torch.autograd.gradgradcheck(lambda *x: by_products(attention, *x, mask), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("attention", [linear_attention, OPS["momentum"], OPS["symmetric momentum"]])
 @pytest.mark.parametrize("queries, keys", [(2, 9), (9, 2), (0, 3), (3, 0)])
 def test_queries_and_keys_may_differ_in_number(attention, queries, keys):
     leaves = inputs(queries, keys)
