@@ -77,7 +77,7 @@ class TaylorMap(ProductMap):
         x = (x if x.dtype == torch.float64 else x.float()) / x.shape[-1] ** 0.25
         i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
         squares = x[..., i] * x[..., j] * torch.ones_like(i, dtype=x.dtype).masked_fill_(i == j, math.sqrt(0.5))
-        return torch.cat((torch.ones_like(x[..., :1]), x, squares), dim=-1)
+        return torch.cat((x.new_ones(*x.shape[:-1], 1), x, squares), dim=-1)
 
     def width(self, dim: int) -> int:
         """1 + D + D (D + 1) / 2."""

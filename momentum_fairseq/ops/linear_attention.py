@@ -71,9 +71,9 @@ def quadratic_order_is_cheaper(queries: int, keys: int, key_dim: int, value_dim:
 
 def products_suffice(feature_map: FeatureMap | None, q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether φ needn't be taken of q `[B,H,N,D]` and k: N·S·(D+M) <= (N+S)·D'·M, D' being the features that it makes of D."""
-    if not isinstance(feature_map, ProductMap):
-        return False
     queries, keys, dim, value_dim = q.shape[2], k.shape[2], k.shape[3], v.shape[3]
+    if not isinstance(feature_map, ProductMap) or dim == 0:
+        return False
     return queries * keys * (dim + value_dim) <= (queries + keys) * feature_map.width(dim) * value_dim
 
 

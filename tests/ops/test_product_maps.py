@@ -80,6 +80,12 @@ def test_queries_and_keys_may_differ_in_number(attention, queries, keys):
     torch.testing.assert_close(by_products(attention, *leaves), by_features(attention, *leaves))
 
 
+def test_heads_without_features_weigh_all_keys_alike(attention):
+    q, k, v = (x.detach() for x in inputs(2, 2))
+    found = by_products(attention, q[..., :0], k[..., :0], v)
+    torch.testing.assert_close(found, by_products(attention, torch.zeros_like(q), k, v))
+
+
 def test_only_long_sequences_take_the_features(attention, monkeypatch):
     monkeypatch.setattr(TaylorMap, "__call__", lambda self, x: pytest.fail("took the features"))
     by_products(attention, *inputs(SHORT, SHORT))
