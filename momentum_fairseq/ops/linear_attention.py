@@ -77,6 +77,15 @@ def products_suffice(feature_map: FeatureMap | None, q: Tensor, k: Tensor, v: Te
     return queries * keys * (dim + value_dim) <= (queries + keys) * feature_map.width(dim) * value_dim
 
 
+def take_map(
+    feature_map: FeatureMap | None, q: Tensor, k: Tensor, v: Tensor, *, by_products: bool = True
+) -> tuple[Tensor, Tensor, ProductMap | None]:
+    """φ(q), φ(k) and None; or q, k and a φ yet to be taken of q·k, where that may be and does."""
+    if by_products and products_suffice(feature_map, q, k, v):
+        return q, k, feature_map
+    return (q, k, None) if feature_map is None else (feature_map(q), feature_map(k), None)
+
+
 def weighted_linear_attention(
     q: Tensor,
     k: Tensor,
@@ -106,9 +115,7 @@ def contract(
     steady: KeyWeights | None = None,
 ) -> Tensor:
     """`weighted_linear_attention` by torch's own operations; `steady` says the same of the weights more shortly."""
-    product_map = feature_map if products_suffice(feature_map, q, k, v) else None
-    if feature_map is not None and product_map is None:
-        q, k = feature_map(q), feature_map(k)
+    q, k, product_map = take_map(feature_map, q, k, v)
     out_dtype = v.dtype
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with no_autocast(q):
@@ -215,9 +222,7 @@ def causal_linear_attention(
         out, state = elsewhere
         return (out, LinearState(state[0], state[2])) if return_state else out
     from_no_state = initial_state is None and not return_state
-    product_map = feature_map if from_no_state and products_suffice(feature_map, q, k, v) else None
-    if feature_map is not None and product_map is None:
-        q, k = feature_map(q), feature_map(k)
+    q, k, product_map = take_map(feature_map, q, k, v, by_products=from_no_state)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)

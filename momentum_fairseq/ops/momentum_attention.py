@@ -21,11 +21,7 @@ from momentum_fairseq.ops.causal_chunks import (
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kept import kept
-from momentum_fairseq.ops.linear_attention import (
-    contract,
-    products_suffice,
-    read_state,
-)
+from momentum_fairseq.ops.linear_attention import contract, read_state, take_map
 from momentum_fairseq.ops.momentum_weights import (
     first_steady_count,
     momentum_weights,
@@ -165,9 +161,7 @@ def causal_momentum_attention(
         out, state = elsewhere
         return (out, MomentumState(*state)) if return_state else out
     from_no_state = initial_state is None and not return_state
-    product_map = feature_map if from_no_state and products_suffice(feature_map, q, k, v) else None
-    if feature_map is not None and product_map is None:
-        q, k = feature_map(q), feature_map(k)
+    q, k, product_map = take_map(feature_map, q, k, v, by_products=from_no_state)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
@@ -205,7 +199,7 @@ def attend_from_no_state(
     scan = None
     if chunks > 1 and real is None:
         scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
-    padding = None if real is None else ~real
+    padding = None if real is None or product_map is None else ~real
     return causal_attention_from_no_state(
         q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent, product_map, padding
     )
