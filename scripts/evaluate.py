@@ -17,7 +17,7 @@ from checkpoint_data import check_data
 from common.bootstrap import pack
 from common.checked_options import output_file, output_folder
 from common.run_record import hardware, run_record, training_record
-from common.scoring import Scorer, describe_data
+from common.scoring import Scorer, describe_data, training_set
 from common.translating import Decoder, batches, decoders, speed
 from common.whole_file import write_json, write_text
 from fairseq import checkpoint_utils
@@ -169,6 +169,7 @@ def main() -> None:
             "dtype": options.dtype,
             "text": {"lowercased": scorer.lowercase, "tokenized": scorer.tokenized},
             "data": describe_data(options.data, {split: scorer.references(split) for split in options.splits}),
+            "training_set": training_set(options.data),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},
             "task": {key: getattr(cfg.task, key) for key in TASK_SETTINGS if hasattr(cfg.task, key)},
             "parameters": sum(p.numel() for p in model.parameters()),

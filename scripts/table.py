@@ -169,12 +169,13 @@ def condition(result: Result) -> str:
 
 
 def data_line(result: Result) -> str:
-    data, text = result.data, result["text"]
+    data, text, trained_on = result.data, result["text"], result.content.get("training_set", {})
     traits = {
         "a substitute training set": data.get("substitute"),
         "distilled targets": data.get("distilled"),
         "lower-cased": text["lowercased"],
         "scored as tokenised": text["tokenized"],
+        "training set " + ", ".join(f"{language} {checksum[:8]}" for language, checksum in trained_on.items()): trained_on,
     }
     sets = ", ".join(f"{split} {s['name']} ({s['sentences']} sentences)" for split, s in data["sets"].items())
     return ", ".join([f"data {data['corpus'] or data['languages']}", sets, *(trait for trait, holds in traits.items() if holds)])

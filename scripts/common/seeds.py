@@ -3,7 +3,7 @@
 from typing import Any
 
 # What evaluate.py, score_lra.py and score_images.py say of a model and its training, whatever the seed.
-ALIKE = ("model", "task", "parameters", "max_update", "batch_size", "max_tokens", "lr")
+ALIKE = ("model", "task", "training_set", "parameters", "max_update", "batch_size", "max_tokens", "lr")
 
 
 def clash(first: dict[str, Any], other: dict[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """evaluate.py on small models of random weights: refinement and autoregressive."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -36,6 +37,7 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus as prepare_parallel.sh leaves it."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "data-bin").symlink_to(corpus / "bin")
+    (folder / "bpe").symlink_to(corpus)
     for split in ("valid", "test"):
         (folder / f"ref.{split}.tgt").write_text((corpus / f"{split}.tgt").read_text())
     settings = {"SOURCE_LANG": "src", "TARGET_LANG": "tgt", "VALID": "val", "TEST": "made", "LOWERCASE": "0", "TOKENIZED": "1"}
@@ -99,6 +101,8 @@ def test_a_result_says_what_was_scored_how_and_on_what(nat, run, prepared):
     data = result["data"]
     assert (data["corpus"], data["substitute"], data["distilled"]) == ("numbers, a substitute", True, True)
     assert data["sets"]["test"]["sentences"] == 30 and data["sets"]["valid"]["name"] == "val"
+    texts = {language: (prepared / "bpe" / f"train.{language}").read_bytes() for language in ("src", "tgt")}
+    assert result["training_set"] == {language: hashlib.sha256(text).hexdigest() for language, text in texts.items()}
 
 
 def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, tmp_path):

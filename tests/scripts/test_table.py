@@ -219,6 +219,15 @@ def test_a_training_that_was_stopped_early_is_not_said_to_have_had_all_its_updat
     assert "best of 8 of 20 updates at 7" in text and "best of 9 updates at 7" in text
 
 
+def test_the_training_set_is_named_and_seeds_of_a_row_share_it(make, print_table):
+    ours, other = ({"src": "5" * 64, "tgt": digit * 64} for digit in "67")
+    files = [make("linear", 2, 1, training_set=ours), make("adaptive", 2, 1, training_set=other)]
+    text = print_table(*files)
+    assert "training set src 55555555, tgt 66666666\n" in text and "training set src 55555555, tgt 77777777\n" in text
+    with pytest.raises(SystemExit, match=r"both of row linear, but differ in training_set \(tgt: 6{64} and 7{64}\)"):
+        print_table(*files, make("linear", 5, 2, training_set=other))
+
+
 def test_results_of_different_test_sets_are_refused(make, print_table):
     data = json.loads(make("x").read_text())["data"]
     other = {**data, "sets": {"valid": {"name": "tst2012", "sentences": 51, "sha256": "bb"}}}
