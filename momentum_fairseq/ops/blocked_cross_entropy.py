@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from momentum_fairseq.ops.causal_chunks import no_autocast
+from momentum_fairseq.ops.precision import no_autocast
 from momentum_fairseq.ops.row_argmax import row_argmax
 
 # Logits in memory at once: 64 MB in float32 on a CPU, 256 MB on a GPU. Each block adds to the gradient of all V words, so

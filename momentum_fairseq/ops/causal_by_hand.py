@@ -5,17 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import (
-    RecentWeights,
-    ScanWeights,
-    StateWeights,
-    causal_attention,
-    chunked,
-    no_autocast,
-    outer,
-)
+from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
 from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
+from momentum_fairseq.ops.precision import no_autocast
 from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.

@@ -8,15 +8,7 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
-from momentum_fairseq.ops.causal_chunks import (
-    causal_attention,
-    in_full_precision,
-    last_chunk,
-    no_autocast,
-    number_of_chunks,
-    plain_scan,
-    states_between,
-)
+from momentum_fairseq.ops.causal_chunks import causal_attention, last_chunk, number_of_chunks, plain_scan, states_between
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.noncausal_by_hand import (
@@ -28,6 +20,7 @@ from momentum_fairseq.ops.noncausal_by_hand import (
     zero_padding_,
 )
 from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
+from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 

@@ -11,9 +11,7 @@ from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
     chunk_length,
     chunked,
-    in_full_precision,
     last_chunk,
-    no_autocast,
     number_of_chunks,
     plain_scan,
     states_between,
@@ -32,6 +30,7 @@ from momentum_fairseq.ops.momentum_weights import (
 )
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
 from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
+from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 
 # Keys from which on to weigh the last ones alone saves time: a pass over the values costs more than a second product then.
 STEADY = 1024

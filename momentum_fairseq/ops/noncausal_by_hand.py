@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import no_autocast
 from momentum_fairseq.ops.feature_maps import ProductMap
+from momentum_fairseq.ops.precision import no_autocast
 from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
 from momentum_fairseq.ops.checks import check_shapes
+from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.real_first import real_counts
 from momentum_fairseq.ops.softmax_attention import softmax_attention
 from momentum_fairseq.ops.source_memory import KeysAndValues

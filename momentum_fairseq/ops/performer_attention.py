@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import no_autocast
+from momentum_fairseq.ops.precision import no_autocast
 
 
 def orthogonal_directions(heads: int, features: int, dim: int, generator: torch.Generator) -> Tensor:

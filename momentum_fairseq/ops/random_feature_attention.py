@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
 from momentum_fairseq.ops.causal_product import ProductState, causal_product
 from momentum_fairseq.ops.checks import check_causal, check_shapes
+from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 
 # The least normaliser: less than the kernel of any two unit vectors at σ = 1, which is at least e⁻² = 0.135. An estimate of a sum
 # of kernels can be smaller, or negative, by its error alone, and must not be divided by.

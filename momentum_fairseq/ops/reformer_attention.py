@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import in_full_precision, no_autocast
 from momentum_fairseq.ops.checks import check_shapes
+from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.real_first import real_counts
 from momentum_fairseq.ops.softmax_attention import softmax_attention
 

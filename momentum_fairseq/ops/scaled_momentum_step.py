@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import no_autocast
 from momentum_fairseq.ops.linear_attention import read_state
 from momentum_fairseq.ops.momentum_attention import MomentumState
+from momentum_fairseq.ops.precision import no_autocast
 
 LEAST_SCALE = 1e-15  # float32 has room for sums of 1 / LEAST_SCALE, and for their squares
 
