@@ -25,7 +25,7 @@ from plot_kinds import plot
 from torch import Tensor, nn
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, EncoderLayer, LayerOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import AttentionPlace
+from momentum_fairseq.modules.attention_kind import AttentionPlace
 from momentum_fairseq.modules.transformer_layer import Velocities
 
 PARTS = ("kind", "attention", "stack")

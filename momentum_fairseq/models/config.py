@@ -17,7 +17,7 @@ from momentum_fairseq.modules import (
     ConnectionOptions,
     LayerOptions,
 )
-from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
+from momentum_fairseq.modules.attention_kind import AttentionPlace, AttentionSizes
 from momentum_fairseq.modules.connections import RATIO_DENOMINATORS
 from momentum_fairseq.modules.transformer_layer import CHAINS
 from momentum_fairseq.ops import FEATURE_MAPS

@@ -1,6 +1,7 @@
 """Learning parts, torch only: attention around an op chosen by name, connections, layers, positions, length predictor."""
 
-from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionKind, AttentionOptions
+from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS
 from momentum_fairseq.modules.causal_attention import CausalSelfAttention
 from momentum_fairseq.modules.causal_decoder_layer import CausalDecoderLayer
 from momentum_fairseq.modules.connections import CONNECTIONS, ConnectionOptions, ConnectionState, build_connection

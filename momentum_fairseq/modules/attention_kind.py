@@ -1,13 +1,11 @@
 """What every attention kind offers, and the options that all are made from."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from momentum_fairseq.ops import KeysAndValues, QueriesAndKeys
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -157,10 +155,3 @@ def refuse_feature_map(options: AttentionOptions) -> None:
     """Raise ValueError where a kind that maps no features is given a map."""
     if options.feature_map != AttentionOptions.feature_map:
         raise ValueError(f"{options.kind} attention takes no feature map (got {options.feature_map!r})")
-
-
-def lookup(table: dict[str, T], name: str, what: str) -> T:
-    """`table[name]`, or a ValueError that names the value and the choices."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(sorted(table))}")
-    return table[name]

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from momentum_fairseq.modules.attention_kind import (
     AttentionKind,
     AttentionOptions,
-    AttentionPlace,
-    AttentionSizes,
-    lookup,
     refuse_feature_map,
     refuse_learned,
     take_sizes,
 )
 from momentum_fairseq.modules.local_kinds import ReformerAttention, TransnormerAttention
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.low_rank_kinds import LinformerAttention, NystromAttention
 from momentum_fairseq.modules.random_draws import RandomDraws
 from momentum_fairseq.modules.random_feature_kind import RandomFeatureAttention
@@ -58,8 +56,6 @@ from momentum_fairseq.ops.performer_attention import orthogonal_directions, posi
 from momentum_fairseq.ops.scaled_momentum_step import ScaledMomentumState, plain_state, scaled_momentum_step_
 from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.symmetric_momentum_attention import symmetric_momentum_weights
-
-__all__ = ["ATTENTION_KINDS", "AttentionKind", "AttentionOptions", "AttentionPlace", "AttentionSizes", "lookup"]
 
 
 class SoftmaxAttention(AttentionKind):

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionKind, AttentionOptions
+from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS
 from momentum_fairseq.modules.multihead_attention import MultiheadAttention
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kinds import lookup
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.ops.adaptive_step import adaptive_step
 
 RATIO_DENOMINATORS = ("output", "velocity")

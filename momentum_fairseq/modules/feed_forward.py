@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kinds import lookup
 from momentum_fairseq.modules.dropout import Dropout
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}

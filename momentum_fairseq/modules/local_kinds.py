@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from momentum_fairseq.modules.attention_kind import (
     AttentionKind,
     AttentionOptions,
-    lookup,
     refuse_feature_map,
     refuse_learned,
     take_sizes,
 )
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.random_draws import RandomDraws
 from momentum_fairseq.ops.feature_maps import FEATURE_MAPS
 from momentum_fairseq.ops.reformer_attention import lsh_attention, lsh_cross_attention

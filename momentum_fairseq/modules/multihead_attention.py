@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS, AttentionOptions, lookup
+from momentum_fairseq.modules.attention_kind import AttentionOptions
+from momentum_fairseq.modules.attention_kinds import ATTENTION_KINDS
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.packed_linear import JointLinear, PackedLinear, is_plain
 from momentum_fairseq.ops import ProjectedSource, WeightedSource, project_source
 from momentum_fairseq.ops.checks import check_mask

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from momentum_fairseq.modules.attention_kinds import AttentionOptions, lookup
+from momentum_fairseq.modules.attention_kind import AttentionOptions
 from momentum_fairseq.modules.connections import ConnectionOptions, ConnectionState, build_connection
 from momentum_fairseq.modules.dropout import Dropout
 from momentum_fairseq.modules.feed_forward import FEED_FORWARDS
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.multihead_attention import MultiheadAttention
 
 CHAINS = ("shared", "separate")

@@ -5,7 +5,8 @@ import torch
 
 from momentum_fairseq import ops
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import MomentumAttention, lookup
+from momentum_fairseq.modules.attention_kinds import MomentumAttention
+from momentum_fairseq.modules.lookup import lookup
 from momentum_fairseq.modules.packed_linear import packed_weights
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 from tests.modules.attention_cases import KINDS, VARIANTS, attention

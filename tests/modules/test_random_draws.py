@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
+from momentum_fairseq.modules.attention_kind import AttentionPlace, AttentionSizes
 from momentum_fairseq.modules.random_draws import RandomDraws
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import AttentionPlace, AttentionSizes
+from momentum_fairseq.modules.attention_kind import AttentionPlace, AttentionSizes
 from momentum_fairseq.modules.causal_attention import has_causal_form
 from momentum_fairseq.ops.random_feature_attention import random_feature_attention, trigonometric_features
 
