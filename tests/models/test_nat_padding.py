@@ -43,7 +43,7 @@ def test_the_padding_check_fails_where_keys_are_not_masked(build_model, attentio
     def unmasked(*tensors, key_padding_mask, **numbers):
         return getattr(ops, f"{attention}_attention")(*tensors, **numbers)
 
-    monkeypatch.setattr(f"momentum_fairseq.modules.attention_kinds.{attention}_attention", unmasked)
+    monkeypatch.setattr(f"momentum_fairseq.modules.{attention}_kind.{attention}_attention", unmasked)
     with pytest.raises(AssertionError, match="not close"):
         check_padding(build_model(attention=attention), 1e-5)
 
@@ -51,13 +51,13 @@ def test_the_padding_check_fails_where_keys_are_not_masked(build_model, attentio
 def test_the_padding_check_fails_where_momentum_takes_the_padded_length(build_model, monkeypatch):
     """Keys are masked, but the weights count all of them (the published code's N)."""
 
-    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask, feature_map):
+    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask, eps, feature_map):
         q, k = feature_map(q), feature_map(k)
         if key_padding_mask is not None:
             k = k.masked_fill(key_padding_mask[:, None, :, None], 0)
-        return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size)
+        return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size, eps=eps)
 
-    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.momentum_attention", padded_length)
+    monkeypatch.setattr("momentum_fairseq.modules.momentum_kind.momentum_attention", padded_length)
     with pytest.raises(AssertionError, match="not close"):
         check_padding(build_model(attention="momentum"), 1e-5)
 

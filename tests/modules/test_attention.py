@@ -5,8 +5,8 @@ import torch
 
 from momentum_fairseq import ops
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, MultiheadAttention
-from momentum_fairseq.modules.attention_kinds import MomentumAttention
 from momentum_fairseq.modules.lookup import lookup
+from momentum_fairseq.modules.momentum_kind import MomentumAttention
 from momentum_fairseq.modules.packed_linear import packed_weights
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 from tests.modules.attention_cases import KINDS, VARIANTS, attention
@@ -111,7 +111,7 @@ def test_learned_values_stay_in_their_ranges_after_big_updates(shift, monkeypatc
         used.update(momentum=momentum, step_size=step_size)
         return ops.momentum_attention(*tensors, momentum=momentum, step_size=step_size, **rest)
 
-    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.momentum_attention", spy)
+    monkeypatch.setattr("momentum_fairseq.modules.momentum_kind.momentum_attention", spy)
     x = torch.randn(2, 5, 12)
     out = learned(x, x, x)
     out.sum().backward()
@@ -160,7 +160,7 @@ def test_a_named_implementation_computes_queries_keys_and_values_side_by_side_to
     module, qkv = attention(kind).attention, torch.randn(2, 3, 3, 2, 6, dtype=torch.float64)
     expected = module.joint(qkv, None)
     monkeypatch.setenv("MOMENTUM_FAIRSEQ_KERNEL", "reference")
-    monkeypatch.delattr("momentum_fairseq.modules.attention_kinds.short_attention")
+    monkeypatch.delattr("momentum_fairseq.modules.feature_map_kind.short_attention")
     assert_same([module.joint(qkv, None)], [expected])
 
 
@@ -219,7 +219,7 @@ def test_the_padding_check_fails_where_keys_are_not_masked(kind, monkeypatch):
     def unmasked(*tensors, key_padding_mask, **numbers):
         return getattr(ops, f"{kind}_attention")(*tensors, **numbers)
 
-    monkeypatch.setattr(f"momentum_fairseq.modules.attention_kinds.{kind}_attention", unmasked)
+    monkeypatch.setattr(f"momentum_fairseq.modules.{kind}_kind.{kind}_attention", unmasked)
     with pytest.raises(AssertionError, match="not close"):
         check_padding({"kind": kind}, 4, 0)
 

@@ -5,8 +5,8 @@ import torch
 
 from momentum_fairseq.modules import ATTENTION_KINDS, AttentionOptions, CausalSelfAttention, MultiheadAttention
 from momentum_fairseq.modules.attention_kind import AttentionKind
-from momentum_fairseq.modules.attention_kinds import MomentumAttention
 from momentum_fairseq.modules.causal_attention import has_causal_form
+from momentum_fairseq.modules.momentum_kind import MomentumAttention
 from momentum_fairseq.ops import FEATURE_MAPS, recurrent_momentum_attention
 
 CAUSAL_KINDS = sorted(name for name, kind in ATTENTION_KINDS.items() if has_causal_form(kind))

@@ -56,26 +56,26 @@ def test_the_batch_check_fails_where_keys_are_not_masked(build_model, generator,
     def unmasked_short(*arguments, key_padding_mask, **numbers):
         return short_attention(*arguments, key_padding_mask=None, **numbers)
 
-    monkeypatch.setattr(f"momentum_fairseq.modules.attention_kinds.{attention}_attention", unmasked)
-    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.short_attention", unmasked_short)
+    monkeypatch.setattr(f"momentum_fairseq.modules.{attention}_kind.{attention}_attention", unmasked)
+    monkeypatch.setattr("momentum_fairseq.modules.feature_map_kind.short_attention", unmasked_short)
     with pytest.raises(AssertionError):
         check_batch_invariance(generator(), restless(build_model, attention=attention))
 
 
 def test_the_batch_check_fails_where_momentum_takes_the_padded_length(build_model, generator, monkeypatch):
-    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask, feature_map):
+    def padded_length(q, k, v, *, momentum, step_size, key_padding_mask, eps, feature_map):
         q, k = feature_map(q), feature_map(k)
         if key_padding_mask is not None:
             k = k.masked_fill(key_padding_mask[:, None, :, None], 0)
-        return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size)
+        return ops.momentum_attention(q, k, v, momentum=momentum, step_size=step_size, eps=eps)
 
-    def padded_short(q, k, v, weights, *, key_padding_mask, product_map):
+    def padded_short(q, k, v, weights, *, key_padding_mask, eps, product_map):
         return padded_length(
-            q, k, v, momentum=0.6, step_size=0.6, key_padding_mask=key_padding_mask, feature_map=lambda x: x
+            q, k, v, momentum=0.6, step_size=0.6, key_padding_mask=key_padding_mask, eps=eps, feature_map=lambda x: x
         )
 
-    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.momentum_attention", padded_length)
-    monkeypatch.setattr("momentum_fairseq.modules.attention_kinds.short_attention", padded_short)
+    monkeypatch.setattr("momentum_fairseq.modules.momentum_kind.momentum_attention", padded_length)
+    monkeypatch.setattr("momentum_fairseq.modules.feature_map_kind.short_attention", padded_short)
     with pytest.raises(AssertionError):
         check_batch_invariance(generator(), restless(build_model))
 
