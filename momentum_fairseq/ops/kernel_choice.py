@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.feature_maps import FeatureMap, feature_width
+from momentum_fairseq.ops.feature_maps import FeatureMap, elu_plus_one, feature_width
 
 VARIABLE = "MOMENTUM_FAIRSEQ_KERNEL"
 KERNELS = ("reference", "torch", "triton")
@@ -39,20 +39,29 @@ def kernel(name: str) -> Iterator[None]:
 def kernel_for(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) -> str:
     """The implementation for q `[..,D]`, of which φ is yet to be taken, and v `[..,M]`: "reference", "torch" or "triton".
 
+    Where they are empty there is nothing to launch: "torch" in place of "triton".
+
     Raises:
         ValueError: MOMENTUM_FAIRSEQ_KERNEL is none of the three, or triton where it can't run.
     """
     choice = getattr(_settled, "name", None) or os.environ.get(VARIABLE, "")
     if choice == "":
         by_tensor_cores = q.device.type == "cuda" and (torch.float32 not in (q.dtype, v.dtype) or allows_tf32())
-        return "triton" if by_tensor_cores and why_not_triton(q, v, feature_map) is None else "torch"
-    if choice not in KERNELS:
+        choice = "triton" if by_tensor_cores and why_not_triton(q, v, feature_map) is None else "torch"
+    elif choice not in KERNELS:
         raise ValueError(f"{VARIABLE}={choice}: choose from {', '.join(KERNELS)}, or leave it unset")
-    if choice == "triton":
+    elif choice == "triton":
         reason = why_not_triton(q, v, feature_map)
         if reason is not None:
             raise ValueError(f"{VARIABLE}=triton: {reason}; set it to torch or leave it unset")
-    return choice
+    return "torch" if choice == "triton" and 0 in (*q.shape, *v.shape) else choice
+
+
+def map_where_needed(q: Tensor, k: Tensor, feature_map: FeatureMap | None, kernel: str) -> tuple[Tensor, Tensor, bool]:
+    """q and k, feature-mapped unless Triton's kernel takes elu + 1 on the way, and whether they are."""
+    if kernel == "triton" and feature_map is elu_plus_one:
+        return q, k, False
+    return (q, k, True) if feature_map is None else (feature_map(q), feature_map(k), True)
 
 
 def why_not_triton(q: Tensor, v: Tensor, feature_map: FeatureMap | None = None) -> str | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
-from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
+from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kernel
 from momentum_fairseq.ops.causal_chunks import causal_attention, last_chunk, number_of_chunks, plain_scan, states_between
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
@@ -19,7 +19,7 @@ from momentum_fairseq.ops.noncausal_by_hand import (
     without,
     zero_padding_,
 )
-from momentum_fairseq.ops.noncausal_by_kernel import step_by_kernel, weighted_by_kernel
+from momentum_fairseq.ops.noncausal_by_kernel import weighted_by_kernel
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.sum_of_products import sum_of_products

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
-from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
+from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
     chunk_length,
@@ -29,7 +29,7 @@ from momentum_fairseq.ops.momentum_weights import (
     weights_within,
 )
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights
-from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel, step_by_kernel
+from momentum_fairseq.ops.noncausal_by_kernel import momentum_by_kernel
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 
 # Keys from which on to weigh the last ones alone saves time: a pass over the values costs more than a second product then.

@@ -10,11 +10,10 @@ from torch import Tensor
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, checked_state, shapes_of
 from momentum_fairseq.ops.feature_maps import FeatureMap
-from momentum_fairseq.ops.kernel_choice import kernel_for
+from momentum_fairseq.ops.kernel_choice import kernel_for, map_where_needed
 from momentum_fairseq.ops.linear_attention import LinearState, causal_linear_attention, linear_attention
 from momentum_fairseq.ops.momentum_attention import MomentumState, causal_momentum_attention, momentum_attention
 from momentum_fairseq.ops.momentum_weights import weights_of_counts
-from momentum_fairseq.ops.noncausal_by_kernel import empty, map_where_needed
 
 CAUSAL = {causal_momentum_attention: MomentumState, causal_linear_attention: LinearState}
 
@@ -65,7 +64,7 @@ def padding_free_attention(
             f"queries and keys must be of as many sequences, got cu_seqlens of {len(cu_seqlens) - 1} "
             f"and key_cu_seqlens of {len(key_cu_seqlens) - 1}"
         )
-    by_kernel = not empty(q, k, v) and kernel_for(q, v, options.get("feature_map")) == "triton"
+    by_kernel = kernel_for(q, v, options.get("feature_map")) == "triton"
     if by_kernel and attention in (momentum_attention, linear_attention):
         return attend_by_kernel(attention, q, k, v, (cu_seqlens, key_cu_seqlens), tuple(lengths), **options)
     if by_kernel and attention in CAUSAL and key_cu_seqlens is cu_seqlens:
