@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.noncausal_by_hand import takes_passes_by_hand
-from momentum_fairseq.ops.recorded_gradients import recorded_gradients
+from momentum_fairseq.ops.passes_by_hand import recorded_gradients, takes_passes_by_hand
 
 Step = tuple[Tensor, Tensor, Tensor]
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
+from momentum_fairseq.ops.passes_by_hand import recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
-from momentum_fairseq.ops.recorded_gradients import recorded_gradients
+from momentum_fairseq.ops.zero_padding import zero_padding_
 
 # Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
 ROWS = 64

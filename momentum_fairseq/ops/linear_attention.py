@@ -11,18 +11,13 @@ from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kern
 from momentum_fairseq.ops.causal_chunks import causal_attention, last_chunk, number_of_chunks, plain_scan, states_between
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_state
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
-from momentum_fairseq.ops.noncausal_by_hand import (
-    KeyWeights,
-    attention_by_hand,
-    copied,
-    takes_passes_by_hand,
-    without,
-    zero_padding_,
-)
+from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, copied
 from momentum_fairseq.ops.noncausal_by_kernel import weighted_by_kernel
+from momentum_fairseq.ops.passes_by_hand import takes_passes_by_hand
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.short_attention import short_attention
 from momentum_fairseq.ops.sum_of_products import sum_of_products
+from momentum_fairseq.ops.zero_padding import zero_padding, zero_padding_
 
 
 def linear_attention(
@@ -143,11 +138,11 @@ def quadratic_order(
     With a map, q and k aren't feature-mapped yet.
     """
     if padding is not None:  # both: a NaN in padding would come through a zero on the other side
-        k, v = without(padding, k), without(padding, v)
+        k, v = zero_padding(padding, k), zero_padding(padding, v)
     scores = k @ q.transpose(-1, -2)  # [B,H,S,N]
     if product_map is not None:
         scores = product_map.of_products(scores, q.shape[3])
-        scores = scores if padding is None else without(padding, scores)
+        scores = scores if padding is None else zero_padding(padding, scores)
     normaliser = scores.sum(-2, keepdim=True) + eps
     scores = (scores if weights is None else scores * weights.unsqueeze(-1)) / normaliser
     return scores.transpose(-1, -2) @ v
@@ -156,7 +151,7 @@ def quadratic_order(
 def linear_order(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, padding: Tensor | None, eps: float) -> Tensor:
     """q (kᵀ v), recorded: memory grows with N + S only."""
     if padding is not None:
-        k, v = without(padding, k), without(padding, v)
+        k, v = zero_padding(padding, k), zero_padding(padding, v)
     state = sum_of_products(v if weights is None else v * weights.unsqueeze(-1), k)  # [B,H,M,D]
     normaliser = (k.sum(-2, keepdim=True) @ q.transpose(-1, -2)).transpose(-1, -2) + eps  # [B,H,N,1]
     return q @ state.transpose(-1, -2) / normaliser

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import ProductMap
+from momentum_fairseq.ops.passes_by_hand import recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
-from momentum_fairseq.ops.recorded_gradients import recorded_gradients
 from momentum_fairseq.ops.sum_of_products import sum_of_products
+from momentum_fairseq.ops.zero_padding import zero_padding_
 
 Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -44,12 +45,6 @@ class KeyWeights(NamedTuple):
         if self.rest is not None:
             x[:, :, self.first :].mul_(self.rest.unsqueeze(1))
         return x
-
-
-def takes_passes_by_hand(weights: Tensor | None) -> bool:
-    """Whether nothing asks for a recorded graph: learned weights, torch.compile, torch.func."""
-    learned = weights is not None and weights.requires_grad and torch.is_grad_enabled()
-    return not (learned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def attention_by_hand(
@@ -116,21 +111,8 @@ class _Attention(torch.autograd.Function):
             return of_q, of_k if padding is None else zero_padding_(padding, of_k), of_v, *[None] * 6
 
 
-def without(padding: Tensor, x: Tensor) -> Tensor:
-    """x `[B,H,S,...]` with zeros at padding `[B,1,S,1]`. Not masked_fill: half as fast on a CPU."""
-    return torch.where(padding, x.new_zeros(()), x)
-
-
 def copied(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
-
-
-def zero_padding_(padding: Tensor, x: Tensor) -> Tensor:
-    """`without`, in place: on a CPU only the rows that are padding, in a third of the time."""
-    if x.device.type != "cpu":
-        return x.masked_fill_(padding, 0)
-    x.transpose(1, 2)[padding[:, 0, :, 0].nonzero(as_tuple=True)] = 0
-    return x
 
 
 def scores_and_products(

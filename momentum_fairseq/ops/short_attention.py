@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.noncausal_by_hand import zero_padding_
+from momentum_fairseq.ops.zero_padding import zero_padding_
 
 
 def short_attention(

@@ -1,9 +1,15 @@
-"""Gradients that can be differentiated again, for the backward of a pass written by hand."""
+"""What passes written by hand share: where they may be taken, and gradients that can be differentiated again."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def takes_passes_by_hand(weights: Tensor | None) -> bool:
+    """Whether nothing asks for a recorded graph: learned weights, torch.compile, torch.func."""
+    learned = weights is not None and weights.requires_grad and torch.is_grad_enabled()
+    return not (learned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def recorded_gradients(
