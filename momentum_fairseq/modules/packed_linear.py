@@ -35,6 +35,11 @@ def packed_weights(model: nn.Module) -> Iterator[None]:
             packing.packed = None
 
 
+def laid_out(weight: Tensor) -> Tensor:
+    """A weight `[O,C]`, float32 or bfloat16, as `product` takes it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b with a packed weight, `[..., C]` → `[..., O]`."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
@@ -78,7 +83,7 @@ class Packing(nn.Module):
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Any:
         """What `packed` holds of them: weight and bias for `product`."""
-        return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), bias
+        return laid_out(weight), bias
 
     def train(self, mode: bool = True) -> "Packing":
         if mode:

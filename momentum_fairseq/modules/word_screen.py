@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.modules.packed_linear import ROWS, product
+from momentum_fairseq.modules.packed_linear import laid_out, product
 
 GROUP = 16  # words that are kept or ruled out together, a power of 2
 COLUMNS = 4096  # words a block, whose weights stay in a core's cache
@@ -55,7 +55,7 @@ def word_screen(weight: Tensor, first_word: int) -> WordScreen:
     bias = torch.zeros(len(weight), dtype=torch.bfloat16)
     bias[:first_word] = bias[words:] = -torch.inf
     rounded = weight.bfloat16()
-    packed = [torch.ops.mkldnn._reorder_linear_weight(block, ROWS) for block in rounded.split(columns)]
+    packed = [laid_out(block) for block in rounded.split(columns)]
     norms, losses = (x.norm(dim=1).view(count, GROUP, -1).amax(1).flatten() for x in (weight, weight - rounded))
     return WordScreen(list(zip(packed, bias.split(columns), strict=True)), norms, losses, columns, first_word)
 
