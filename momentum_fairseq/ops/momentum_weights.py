@@ -56,7 +56,7 @@ def weights_of_counts(count: Tensor, momentum: float | Tensor, step_size: float 
         above = -torch.expm1(count * momentum.clamp(min=0.5).log())
         weights = torch.where(momentum < 0.5, below, above) / (1 - momentum)
     elif momentum == 0:
-        weights = torch.ones_like(count)
+        weights = count.clamp(max=1)
     else:
         weights = torch.expm1(count * math.log(momentum)) / (momentum - 1)
     return weights * (step_size.to(count.dtype).unsqueeze(-1) if isinstance(step_size, Tensor) else step_size)
@@ -173,7 +173,7 @@ def count_keys(size: int, real: Tensor | None, device: torch.device) -> tuple[Te
 
 
 def growth_by_count(size: int, momentum: float | Tensor, step_size: float | Tensor, device: torch.device) -> Tensor:
-    """γ (1 − β^c) / (1 − β) for c = 0 … L, `[H,L+1]` or `[1,L+1]`, float64; times β also right for c = 0 and β = 0."""
+    """γ (1 − β^c) / (1 − β) for c = 0 … L, `[H,L+1]` or `[1,L+1]`, float64."""
     count = torch.arange(size + 1, dtype=torch.float64, device=device)
     return weights_of_counts(count, momentum, step_size).reshape(-1, size + 1)
 

@@ -11,7 +11,7 @@ from momentum_fairseq.ops import (
     momentum_attention,
     recurrent_momentum_attention,
 )
-from momentum_fairseq.ops.momentum_weights import momentum_weights
+from momentum_fairseq.ops.momentum_weights import momentum_weights, weights_of_counts
 from tests.ops.cases import LENGTHS, MOMENTA, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 
@@ -221,3 +221,8 @@ def test_weights_count_real_keys_from_the_end_on():
     weights = momentum_weights(5, 0.5, 2.0, mask, dtype=torch.float64, device=torch.device("cpu"))
     assert weights[0, 0][~mask[0]].tolist() == [3.5, 3.0, 2.0]
     assert weights[1, 0][~mask[1]].tolist() == [3.75, 3.5, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, torch.tensor(0.0), torch.tensor(0.5)])
+def test_no_real_key_adds_no_weight_and_the_first_one_the_step_size(momentum):
+    assert weights_of_counts(torch.tensor([0.0, 1.0]), momentum, 2.0).flatten().tolist() == [0.0, 2.0]
