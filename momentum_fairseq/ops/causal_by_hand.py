@@ -6,13 +6,10 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
+from momentum_fairseq.ops.causal_rows import attend_in_rows, differentiate_in_rows
 from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.passes_by_hand import recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
-from momentum_fairseq.ops.zero_padding import zero_padding_
-
-# Queries that are read at a time where the sequence is one chunk: twice as many take as long, half as many longer.
-ROWS = 64
 
 
 def causal_attention_from_no_state(
@@ -87,81 +84,6 @@ class CausalAttention(torch.autograd.Function):
                 one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
                 gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
         return (*gradients, *[None] * 8)
-
-
-def attend_in_rows(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    within: Tensor | None,
-    eps: float,
-    product_map: ProductMap | None,
-    padding: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Some queries at a time, each with the keys up to theirs: output, normaliser, and for the other pass weighted scores and,
-    after all of those, with a map q·k.
-    """
-    lead, length = q.shape[:2], q.shape[2]
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    outs, normalisers, saved, products = [], [], [], []
-    for start in range(0, length, ROWS):
-        end = min(start + ROWS, length)
-        scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
-        if product_map is not None:
-            products.append(scores)
-            scores = product_map.of_products(scores, q.shape[2], out=torch.empty_like(scores))
-            if padding is not None:
-                zero_padding_(padding[:, :, :end], scores.unflatten(0, lead).transpose(2, 3))
-        scores[:, :, start:].tril_()
-        normalisers.append(scores.sum(-1, keepdim=True))
-        if within is not None:
-            scores.unflatten(0, lead).mul_(within[:, :, 0, start:end, :end])
-        outs.append(torch.bmm(scores, v[:, :end]))
-        saved.append(scores)
-    normaliser = joined(normalisers).add_(eps)
-    return joined(outs).div_(normaliser).unflatten(0, lead), normaliser, *saved, *products
-
-
-def differentiate_in_rows(
-    direction: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    normaliser: Tensor,
-    *saved: Tensor,
-    within: Tensor | None,
-    product_map: ProductMap | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v; the last queries first, since theirs reach all keys."""
-    lead, length = q.shape[:2], q.shape[2]
-    q, k, v, out, direction = (x.flatten(0, 1) for x in (q, k, v, out, direction))
-    of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
-    direction = direction / normaliser
-    of_q, of_k, of_v = [], None, None
-    starts = range(0, length, ROWS)
-    for i in reversed(range(len(starts))):
-        start, scores = starts[i], saved[i]
-        end = min(start + ROWS, length)
-        of_scores = torch.bmm(direction[:, start:end], v[:, :end].transpose(1, 2))
-        if within is not None:
-            of_scores.unflatten(0, lead).mul_(within[:, :, 0, start:end, :end])
-        of_scores.add_(of_normaliser[:, start:end])[:, :, start:].tril_()
-        if product_map is not None:
-            product_map.differentiate_products_(of_scores, saved[len(starts) + i], q.shape[2])
-        of_q.insert(0, torch.bmm(of_scores, k[:, :end]))
-        of_keys = torch.bmm(of_scores.transpose(1, 2), q[:, start:end])
-        of_values = torch.bmm(scores.transpose(1, 2), direction[:, start:end])
-        if of_k is None:
-            of_k, of_v = of_keys, of_values
-        else:
-            of_k[:, :end] += of_keys
-            of_v[:, :end] += of_values
-    return tuple(x.unflatten(0, lead) for x in (joined(of_q), of_k, of_v))
-
-
-def joined(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def attend_in_chunks(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import (
-    causal_by_hand,
     causal_chunks,
     causal_linear_attention,
     causal_momentum_attention,
+    causal_rows,
     momentum_attention,
 )
 from momentum_fairseq.ops.causal_chunks import number_of_chunks
@@ -37,7 +37,7 @@ def masked(request):
 @pytest.fixture(params=["rows", "chunks"])
 def _several(request, monkeypatch):
     """Sequences of 23 positions in several steps of either kind."""
-    monkeypatch.setattr(causal_by_hand, "ROWS", 5)
+    monkeypatch.setattr(causal_rows, "ROWS", 5)
     monkeypatch.setattr(causal_chunks, "CHUNK", 64 if request.param == "rows" else 4)
     assert (number_of_chunks(23, 2, 2, matrices=2) == 1) == (request.param == "rows")
 

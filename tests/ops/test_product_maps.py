@@ -8,9 +8,9 @@ import torch
 
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
-    causal_by_hand,
     causal_linear_attention,
     causal_momentum_attention,
+    causal_rows,
     linear_attention,
     momentum_attention,
     symmetric_momentum_attention,
@@ -66,7 +66,7 @@ def test_products_do_as_features_do_with_a_learned_momentum_for_each_head(attent
 
 
 def test_gradients_are_the_derivatives_once_and_twice_in_several_steps(attention, monkeypatch):
-    monkeypatch.setattr(causal_by_hand, "ROWS", 3)
+    monkeypatch.setattr(causal_rows, "ROWS", 3)
     leaves, mask = inputs(SHORT, SHORT, batch=2, heads=1, dim=2, value_dim=3), padding_mask(2, SHORT, "both")
     takes = [partial(take, attention, *leaves, mask) for take in (by_products, by_features)]
     assert_same(*(value_and_gradients(take, *leaves) for take in takes))
