@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_chunks import RecentWeights, ScanWeights, StateWeights, causal_attention, chunked, outer
+from momentum_fairseq.ops.causal_chunks import (
+    RecentWeights,
+    ScanWeights,
+    StateWeights,
+    causal_attention,
+    chunked,
+    outer,
+    with_first,
+)
 from momentum_fairseq.ops.causal_rows import attend_in_rows, differentiate_in_rows
 from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.passes_by_hand import recorded_gradients
@@ -245,11 +253,6 @@ def carry_by_groups(own: Tensor, found: Tensor, scan: ScanWeights, backwards: bo
                 total += gain.reshape(size * matrices, -1) @ entered
             total.unflatten(1, (size, matrices)).add_(entered.unsqueeze(1))
         found[:, part] = total.unflatten(1, (size, matrices))
-
-
-def with_first(x: Tensor, weights: Tensor) -> Tensor:
-    """`[B,H,C,L,D]`, and it times each of R − 1 weights `[..,L,R-1]` → `[B,H,C,L,R·D]`."""
-    return torch.cat([x, outer(x, weights)], dim=-1)
 
 
 def times(x: Tensor, weights: Tensor, lead: tuple[int, int, int]) -> list[Tensor]:

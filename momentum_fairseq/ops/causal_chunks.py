@@ -127,7 +127,7 @@ def causal_attention(
     numerator = scores @ v
     if chunks > 1 or initial is not None:
         states, sums = states_between(k[:, :, :-1], v[:, :, :-1], weights, initial, z)
-        numerator = numerator + (q if weights is None else torch.cat([q, outer(q, weights.queries)], -1)) @ states
+        numerator = numerator + (q if weights is None else with_first(q, weights.queries)) @ states
         normaliser = normaliser + (q * sums.unsqueeze(-2)).sum(-1, keepdim=True)
         initial, z = states[:, :, -1], sums[:, :, -1]
     # Cut before the division: rows that fill the last chunk up may be 0/0, and their gradients would not be zeros.
@@ -170,6 +170,11 @@ def over_chunks(weights: Tensor, chunks: int) -> Tensor:
 def outer(x: Tensor, weights: Tensor) -> Tensor:
     """`[..,L,D]` and `[..,L,R]` → `[..,L,R·D]`."""
     return (weights.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
+
+
+def with_first(x: Tensor, weights: Tensor) -> Tensor:
+    """`[B,H,C,L,D]`, and it times each of R − 1 weights `[..,L,R-1]` → `[B,H,C,L,R·D]`."""
+    return torch.cat([x, outer(x, weights)], dim=-1)
 
 
 @kept

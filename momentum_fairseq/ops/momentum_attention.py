@@ -185,23 +185,23 @@ def attend_from_no_state(
 
     With a map q and k aren't feature-mapped yet, and the sequence is one chunk.
     """
-    length, numbers = k.shape[2], (momentum, step_size, v.dtype, v.device)
-    dims = k.shape[3], v.shape[3]
+    length, dims, numbers = k.shape[2], (k.shape[3], v.shape[3]), (momentum, step_size, v.dtype, v.device)
     chunks, recent = 1 if product_map else number_of_chunks(length, *dims, matrices=1), None
-    if chunks > 1 and real is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
-        recent = recent_weights(chunk_length(length, chunks), *numbers)
-    if recent is None and chunks > 1:
-        chunks = number_of_chunks(length, *dims, matrices=2)
+    if chunks > 1:
+        if real is None and not isinstance(momentum, Tensor) and not isinstance(step_size, Tensor):
+            recent = recent_weights(chunk_length(length, chunks), *numbers)
+        if recent is None:  # two matrices of state cost more: one chunk may be cheaper now
+            chunks = number_of_chunks(length, *dims, matrices=2)
     size = chunk_length(length, chunks)
-    chunk = (size, None if real is None else chunked(real, chunks), *numbers)
-    weights = None if chunks == 1 else state_weights(*chunk)
-    scan = None
-    if chunks > 1 and real is None:
-        scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
+    real_in_chunks = None if real is None else chunked(real, chunks)
+    within = weights_within(size, real_in_chunks, *numbers)
+    weights = scan = None
+    if chunks > 1:
+        weights = state_weights(size, real_in_chunks, *numbers)
+        if real is None:
+            scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
     padding = None if real is None or product_map is None else ~real
-    return causal_attention_from_no_state(
-        q, k, v, chunks, weights_within(*chunk), weights, scan, eps, recent, product_map, padding
-    )
+    return causal_attention_from_no_state(q, k, v, chunks, within, weights, scan, eps, recent, product_map, padding)
 
 
 def attend_between_states(
@@ -223,9 +223,10 @@ def attend_between_states(
     length = k.shape[2]
     chunks = number_of_chunks(length, k.shape[3], v.shape[3], matrices=2)
     numbers = (momentum, step_size, v.dtype, v.device)
-    chunk = (chunk_length(length, chunks), None if real is None else chunked(real, chunks), *numbers)
-    weights = None if chunks == 1 and state is None else state_weights(*chunk)
-    out, state, z = causal_attention(q, k, v, chunks, weights_within(*chunk), weights, state, z, eps)
+    size, real_in_chunks = chunk_length(length, chunks), None if real is None else chunked(real, chunks)
+    within = weights_within(size, real_in_chunks, *numbers)
+    weights = None if chunks == 1 and state is None else state_weights(size, real_in_chunks, *numbers)
+    out, state, z = causal_attention(q, k, v, chunks, within, weights, state, z, eps)
     if not return_state:
         return out, None
     k, v = last_chunk(k, chunks), last_chunk(v, chunks)
