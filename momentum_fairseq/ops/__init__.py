@@ -1,4 +1,18 @@
-"""The mathematics, torch only: attention ops on `[B,H,N,D]`, their oracle, feature maps, corruption."""
+"""The mathematics, torch only: attention ops on `[B,H,N,D]`, their oracle, feature maps, corruption.
+
+`reference` defines momentum attention; the other forms are quicker, and held to it. Where to look:
+
+    linear_attention, momentum_attention     what callers use; they check, and choose the form
+      noncausal_by_kernel, causal_by_kernel  ask `kernel_choice` whether Triton or the reference is to compute it
+      short_attention                        not causal, few positions, no gradients
+      noncausal_by_hand                      not causal, backward by hand; recorded forms in linear_attention
+      causal_by_hand, causal_rows            causal, from no state on, backward by hand
+      causal_chunks                          causal, recorded: learned weights, states before and after, second derivatives
+      scaled_momentum_step                   one more position on a CPU
+    momentum_weights                         γ (1 − β^c) / (1 − β), of keys and of states
+    attention_pattern, source_memory         what stays the same through all refinement steps, computed once
+    *_attention                              the other kinds
+"""
 
 from momentum_fairseq.ops.attention_pattern import (
     AttentionPattern,

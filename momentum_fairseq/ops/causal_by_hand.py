@@ -35,10 +35,10 @@ def causal_attention_from_no_state(
 ) -> Tensor:
     """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`.
 
-    Args:
+    Args as of `causal_attention`, and:
+        weights: also where `recent` says the same; what is differentiated twice is weighted by these.
         scan: of chunks that are weighted alike, in all sentences and heads; else None.
         recent: what `weights` come to where only recent keys differ; `scan` is of one matrix then.
-        product_map, padding: as of `causal_attention`.
     """
     empty = 0 in q.shape or 0 in v.shape
     transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand

@@ -104,10 +104,12 @@ def causal_attention(
 
     Args:
         q, k, v: `[B,H,N,D]`, `[B,H,N,D]`, `[B,H,N,M]`.
+        chunks: how many the sequence is cut into, see `number_of_chunks`.
         within: `[..,L,L]`, weight of key j in query i of the same chunk, read for j <= i; None = 1.
         weights: None = 1 everywhere, and R = 1.
         initial: state before the first key, `[B,H,R·D,M]`; None = zeros.
         z: sum of the keys before the first, `[B,H,D]`; None = zeros.
+        eps: added to the normaliser.
         product_map: φ of q and k that aren't feature-mapped yet, of one chunk from no state on.
         padding: bool `[B,1,N,1]`, read with a map alone: of keys that are zeros φ is not.
 
