@@ -13,9 +13,9 @@ from momentum_fairseq.ops import (
     read_values,
     weighted_source,
 )
+from momentum_fairseq.ops.contraction_order import products_suffice
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kernel_choice import kernel_for
-from momentum_fairseq.ops.linear_attention import products_suffice
 from momentum_fairseq.ops.short_attention import short_attention
 
 

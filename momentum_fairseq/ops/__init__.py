@@ -9,6 +9,7 @@
       causal_by_hand, causal_rows            causal, from no state on, backward by hand
       causal_chunks                          causal, recorded: learned weights, states before and after, second derivatives
       scaled_momentum_step                   one more position on a CPU
+    contraction_order                        which products are cheapest
     momentum_weights                         γ (1 − β^c) / (1 − β), of keys and of states
     attention_pattern, source_memory         what stays the same through all refinement steps, computed once
     *_attention                              the other kinds

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 
 

@@ -17,9 +17,10 @@ from momentum_fairseq.ops.causal_chunks import (
     states_between,
 )
 from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_state
+from momentum_fairseq.ops.contraction_order import take_map
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kept import kept
-from momentum_fairseq.ops.linear_attention import contract, read_state, take_map
+from momentum_fairseq.ops.linear_attention import contract, read_state
 from momentum_fairseq.ops.momentum_weights import (
     first_steady_count,
     momentum_weights,

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_product import ProductState, causal_product
 from momentum_fairseq.ops.checks import check_causal, check_shapes
+from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.key_value_cache import KeyValueCache
-from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.real_first import put_back, real_first, take
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from momentum_fairseq.ops import linear_attention, recurrent_momentum_attention
-from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order, quadratic_order_is_cheaper
+from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
+from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
 from tests.ops.cases import LENGTHS, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 

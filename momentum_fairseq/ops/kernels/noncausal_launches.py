@@ -12,10 +12,10 @@ import torch
 import triton
 from torch import Tensor
 
+from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.kernels.linear_order import count_keys, key_gradients, query_gradients, read_states, sum_states
 from momentum_fairseq.ops.kernels.quadratic_order import gradients_by_scores, read_by_scores
 from momentum_fairseq.ops.kernels.tiles import power_of_two, precision, rows_contiguous
-from momentum_fairseq.ops.linear_attention import quadratic_order_is_cheaper
 
 # Above, scores would take too much of the work of too few programs.
 LONGEST_QUADRATIC = 256
