@@ -17,6 +17,7 @@ from momentum_fairseq.models.presets import register_presets
 from momentum_fairseq.modules import FEED_FORWARDS, LengthPredictor, SinusoidalPositions, WordProjection
 from momentum_fairseq.modules.packed_linear import is_plain
 from momentum_fairseq.ops.blocked_cross_entropy import blocked_cross_entropy
+from momentum_fairseq.ops.row_argmax import row_argmax
 
 
 @dataclass
@@ -135,7 +136,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
             if in_blocks:
                 return blocked_cross_entropy(rows, projection.weight, targets, first_word=self.first_word)
             logits = projection(rows)
-            return logits, self._words(logits)
+            return logits, self.first_word + row_argmax(logits.detach()[:, self.first_word :])
 
         predicted = [predict(decoded.hidden)]
         memory = self.decoder2.memory(source, padding_mask) if step_inputs else None
@@ -207,9 +208,6 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         real = ~state.padding_mask
         scores = self.words.scores(state.hidden[real], state.tokens[real])
         return torch.zeros(real.shape, device=real.device).masked_scatter(real, scores)
-
-    def _words(self, logits: Tensor) -> Tensor:
-        return logits.detach()[:, self.first_word :].argmax(-1) + self.first_word
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return math.sqrt(self.cfg.embed_dim) * self.target_embedding(tokens)
