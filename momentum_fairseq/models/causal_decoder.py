@@ -61,7 +61,7 @@ class CausalDecoder(FairseqIncrementalDecoder):
     ) -> None:
         super().__init__(dictionary)
         self.embedding, self.output_projection, self.positions = embedding, output_projection, positions
-        self.words = JointLinear(self, "output_projection")
+        self.words = JointLinear(self, "output_projection")  # packed while decoding, and an adapter in its place counts
         self.max_target_positions = max_target_positions
         self.scale = math.sqrt(options.embed_dim)
         self.dropout = Dropout(options.dropout, type(self).__name__)

@@ -74,7 +74,9 @@ class AttentionKind(nn.Module):
 
     `forward` is not causal. A kind that has a causal form gives it as `causal`, for all positions at once, and as `step`, for
     the positions after those that a state has read. `remember` and `recall` are `forward` in two halves: what a source needs
-    computing once, and what each query needs.
+    computing once, and what each query needs. So are `pattern` and `weigh`: what queries and keys need that stay the same, and
+    what values need that don't. `joint` is `forward` of q, k and v in one tensor. Only `forward` must be written: it serves for
+    all of these, and a kind overrides those that it can do in less time.
 
     Attributes:
         shares_queries_and_keys: keys must be projected as queries are.
