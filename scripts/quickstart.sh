@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a scored translation in about ten minutes on two cores: sets up, gets data, prepares it, trains a small
-# adaptive-momentum NAT, translates, and shows five sentences getting better step by step. A second run redoes nothing.
+# adaptive-momentum NAT, translates, and shows five sentences after every step. A second run redoes nothing.
 #   bash scripts/quickstart.sh
 # DATA        folder with Multi30k's raw files (default: downloaded; without a network, a generated corpus)
 # OUT         folder for everything that is made (runs/quickstart in the repository)
