@@ -125,9 +125,6 @@ def attend_in_chunks(
         size = len(recent.before)
         earlier = across(q[1:, :size], k[:-1, -size:].transpose(1, 2), chunks).mul_(recent.before)
         out[1:, :size] += across(earlier, v[:-1, -size:], chunks)
-    fill = chunks * q.shape[1] - length
-    if fill:  # these rows may be 0/0, and their gradients would not be zeros
-        normaliser.unflatten(0, lead)[:, :, -1, -fill:] = 1
     out = cut(out.div_(normaliser), lead, length)
     return out, scores, normaliser, states, sums, reading, writing, earlier
 

@@ -132,7 +132,6 @@ def causal_attention(
         numerator = numerator + (q if weights is None else with_first(q, weights.queries)) @ states
         normaliser = normaliser + (q * sums.unsqueeze(-2)).sum(-1, keepdim=True)
         initial, z = states[:, :, -1], sums[:, :, -1]
-    # Cut before the division: rows that fill the last chunk up may be 0/0, and their gradients would not be zeros.
     numerator, normaliser = (x.flatten(2, 3)[:, :, :length] for x in (numerator, normaliser))
     return numerator / (normaliser + eps), initial, z
 

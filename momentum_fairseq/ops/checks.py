@@ -61,6 +61,12 @@ def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: i
             raise ValueError(f"step_size must be positive and finite, got {value}")
 
 
+def check_eps(eps: float) -> None:
+    """Raise ValueError unless eps is positive and finite."""
+    if not 0 < eps < float("inf"):
+        raise ValueError(f"eps must be positive and finite: where a row has no real key it is the whole normaliser; got {eps}")
+
+
 def values_of(number: float | Tensor) -> list[float]:
     """A number; a CPU tensor's values. None of a tensor on a GPU, for which each layer would wait, or of one that is traced."""
     if not isinstance(number, Tensor):

@@ -1,20 +1,27 @@
-"""Every form of attention adds the eps that it is given, and not the default, to the normaliser."""
+"""Every form of attention adds the eps that it is given, and not the default, to the normaliser; it must be positive."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
 
 from momentum_fairseq.ops import (
+    FEATURE_MAPS,
     causal_linear_attention,
     causal_momentum_attention,
+    chunk_momentum_attn,
     linear_attention,
     linear_attention_step,
     linear_pattern,
     momentum_attention,
     momentum_attention_step,
+    product_pattern,
+    read_source,
     read_values,
     recurrent_momentum_attention,
+    symmetric_momentum_attention,
+    weighted_source,
 )
 from momentum_fairseq.ops.kernel_choice import HAS_TRITON, VARIABLE
 from momentum_fairseq.ops.padding_free import padding_free_attention
@@ -83,3 +90,37 @@ def test_step_by_step(op, in_place, kernel, monkeypatch):
 def test_a_pattern_of_queries_and_keys(length):
     q, k, v = (x.detach() for x in exact_inputs(length, length))
     assert_same([read_values(v, linear_pattern(q, k, None, None, eps=EPS))], [oracle("linear")(q, k, v)])
+
+
+def padding_free(attention, q, k, v, **options):
+    bounds = torch.tensor([0, 2, SHORT], device=DEVICE)
+    return padding_free_attention(attention, q[:1], k[:1], v[:1], cu_seqlens=bounds, **options)
+
+
+def step(attention, q, k, v, **options):
+    return attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], None, **options)
+
+
+FORMS = {
+    "recurrence": partial(recurrent_momentum_attention, **NUMBERS),
+    "symmetric": partial(symmetric_momentum_attention, **NUMBERS),
+    "momentum step": partial(step, momentum_attention_step, **NUMBERS),
+    "linear step": partial(step, linear_attention_step),
+    "flash-linear-attention's": partial(chunk_momentum_attn, **NUMBERS),
+    "pattern": lambda q, k, v, eps: linear_pattern(q, k, None, None, eps=eps),
+    "pattern of products": lambda q, k, v, eps: product_pattern(q, k, None, None, FEATURE_MAPS["taylor"], eps=eps),
+    "source": lambda q, k, v, eps: read_source(q, weighted_source(k, v, None, None), eps=eps),
+    **{op: partial(attention, **numbers) for op, (attention, numbers) in OPS.items()},
+    **{f"{op} without padding": partial(padding_free, attention, **numbers) for op, (attention, numbers) in OPS.items()},
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("eps", [0.0, -1e-6, math.nan])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_that_is_not_positive_is_refused(form, eps, kernel, monkeypatch):
+    """A row without a real key would be NaN, not zeros."""
+    monkeypatch.setenv(VARIABLE, kernel)
+    leaves = [x.detach() for x in inputs(SHORT, SHORT, 8, 8)]
+    with pytest.raises(ValueError, match=f"eps must be positive and finite.*; got {eps}"):
+        FORMS[form](*leaves, eps=eps)
