@@ -34,7 +34,7 @@ def load_average(path: str) -> dict[str, Any]:
         ValueError: a checkpoint of a training without --store-ema.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    average = checkpoint["extra_state"].get("ema")
+    average = checkpoint.get("extra_state", {}).get("ema")
     if average is None:
         raise ValueError(f"{path} holds no moving average; its training had no --store-ema")
     return {**checkpoint, "model": average}

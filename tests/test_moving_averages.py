@@ -57,7 +57,8 @@ def test_a_training_begins_with_the_average_of_another(model, build_model, tmp_p
         build_ema(build_model(), EMAConfig(store_ema=True, ema_seed_model=str(path)), None)
 
 
-def test_a_checkpoint_without_an_average_is_refused_by_its_name(tmp_path):
-    torch.save({"model": {}, "extra_state": {}}, tmp_path / "plain.pt")
+@pytest.mark.parametrize("more", [{"extra_state": {}}, {}])
+def test_a_checkpoint_without_an_average_is_refused_by_its_name(more, tmp_path):
+    torch.save({"model": {}, **more}, tmp_path / "plain.pt")
     with pytest.raises(ValueError, match="plain.pt holds no moving average; its training had no --store-ema"):
         checkpoint_utils.load_ema_from_checkpoint(str(tmp_path / "plain.pt"))
