@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from momentum_fairseq.modules.attention_kind import AttentionKind, AttentionOptions
 from momentum_fairseq.modules.linear_kind import LinearAttention
-from momentum_fairseq.modules.local_kinds import ReformerAttention, TransnormerAttention
-from momentum_fairseq.modules.low_rank_kinds import LinformerAttention, NystromAttention
+from momentum_fairseq.modules.linformer_kind import LinformerAttention
 from momentum_fairseq.modules.momentum_kind import MomentumAttention, SymmetricMomentumAttention
+from momentum_fairseq.modules.nystrom_kind import NystromAttention
 from momentum_fairseq.modules.performer_kind import PerformerAttention
-from momentum_fairseq.modules.random_feature_kind import RandomFeatureAttention
+from momentum_fairseq.modules.reformer_kind import ReformerAttention
+from momentum_fairseq.modules.rfa_kind import RandomFeatureAttention
 from momentum_fairseq.modules.softmax_kind import SoftmaxAttention
+from momentum_fairseq.modules.transnormer_kind import TransnormerAttention
 
 ATTENTION_KINDS: dict[str, Callable[[int, AttentionOptions], AttentionKind]] = {
     "softmax": SoftmaxAttention,

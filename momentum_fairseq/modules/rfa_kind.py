@@ -1,4 +1,4 @@
-"""Random feature attention as a kind."""
+"""RFA: random feature attention (Peng et al. 2021)."""
 
 from functools import partial
 
