@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_eps
+from momentum_fairseq.ops.checks import checked_eps
 from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
@@ -55,12 +55,12 @@ def linear_pattern(
         q, k: `[B,H,N,D]` and `[B,H,S,D]`, already feature-mapped; B may be 1 where the mask has more rows.
         weights: `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`, on the numerator only; None = 1.
         key_padding_mask: bool `[B,S]`, True = padding.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
 
     Raises:
-        ValueError: eps <= 0.
+        ValueError: eps < 0.
     """
-    check_eps(eps)
+    eps = checked_eps(eps)
     with no_autocast(q):
         q, k, _ = in_full_precision(q, k, k, key_padding_mask)
         q = q / (q @ k.sum(-2, keepdim=True).transpose(-1, -2) + eps)
@@ -74,7 +74,7 @@ def product_pattern(
     q: Tensor, k: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, product_map: ProductMap, *, eps: float = 1e-6
 ) -> AttentionPattern:
     """`linear_pattern` of φ(q) and φ(k), through q·k: always `[B,H,N,S]`."""
-    check_eps(eps)
+    eps = checked_eps(eps)
     with no_autocast(q):
         q, k, _ = in_full_precision(q, k, k, key_padding_mask)
         scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3])

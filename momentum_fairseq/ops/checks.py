@@ -11,6 +11,8 @@ from momentum_fairseq.ops.kept import is_traced
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 
+LEAST_EPS = 1e-20  # too little to change a normaliser in float32; its inverse is within float32
+
 
 def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
     """For a message; written only where one is raised, since this takes as long as a small product."""
@@ -61,10 +63,15 @@ def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: i
             raise ValueError(f"step_size must be positive and finite, got {value}")
 
 
-def check_eps(eps: float) -> None:
-    """Raise ValueError unless eps is positive and finite."""
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps must be positive and finite: where a row has no real key it is the whole normaliser; got {eps}")
+def checked_eps(eps: float) -> float:
+    """eps, or instead of 0 what leaves any normaliser as it is but that of a row without a real key, which would be 0/0.
+
+    Raises:
+        ValueError: negative, NaN or infinite.
+    """
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be finite and not negative, got {eps}")
+    return max(eps, LEAST_EPS)
 
 
 def values_of(number: float | Tensor) -> list[float]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_eps
+from momentum_fairseq.ops.checks import checked_eps
 from momentum_fairseq.ops.momentum_attention import MomentumState, causal_momentum_attention
 from momentum_fairseq.ops.padding_free import padding_free_attention
 
@@ -31,7 +31,7 @@ def chunk_momentum_attn(
         initial_state: s, m `[B,H,D,M]` and z `[B,H,D]`, or with `cu_seqlens` a row for each sequence; None = zeros.
         output_final_state: also return the state after the last position.
         cu_seqlens: int32 or int64 `[n+1]`: B is 1, and sequence i has the positions cu_seqlens[i] … cu_seqlens[i+1] − 1.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
 
     Returns:
         `[B,T,H,M]`, and the final state or None.
@@ -43,7 +43,7 @@ def chunk_momentum_attn(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale must be positive and finite, got {scale}")
-    check_eps(eps)
+    eps = checked_eps(eps)
     q, k, v = (x.transpose(1, 2) if x.dim() == 4 else x for x in (q, k, v))
     numbers = {"momentum": momentum, "step_size": step_size, "eps": eps / scale}
     options = {**numbers, "initial_state": initial_state, "return_state": output_final_state}

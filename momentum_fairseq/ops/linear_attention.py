@@ -9,7 +9,7 @@ from torch import Tensor
 from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kernel
 from momentum_fairseq.ops.causal_chunks import causal_attention, last_chunk, number_of_chunks, plain_scan, states_between
-from momentum_fairseq.ops.checks import check_causal, check_eps, check_shapes, check_step, checked_state
+from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_eps, checked_state
 from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper, take_map
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand, copied
@@ -37,17 +37,17 @@ def linear_attention(
         k: keys `[B,H,S,D]`, already feature-mapped.
         v: values `[B,H,S,M]`.
         key_padding_mask: bool `[B,S]`, True = padding.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; eps <= 0.
+        ValueError: shapes, dtypes or devices that disagree; eps < 0.
     """
     check_shapes(q, k, v, key_padding_mask)
-    check_eps(eps)
+    eps = checked_eps(eps)
     return weighted_linear_attention(q, k, v, None, key_padding_mask, eps, feature_map)
 
 
@@ -163,7 +163,7 @@ def causal_linear_attention(
         k: keys `[B,H,N,D]`, already feature-mapped.
         v: values `[B,H,N,M]`.
         key_padding_mask: bool `[B,N]`, True = padding, anywhere.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         initial_state: of the keys before the first one, or a plain tuple of its tensors; None = there are none.
         return_state: also return the state after the last key.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
@@ -173,10 +173,10 @@ def causal_linear_attention(
         pair of it and the state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree, N != S, or a state of other shapes; eps <= 0.
+        ValueError: shapes, dtypes or devices that disagree, N != S, or a state of other shapes; eps < 0.
     """
     check_shapes(q, k, v, key_padding_mask)
-    check_eps(eps)
+    eps = checked_eps(eps)
     check_causal(q, k)
     if initial_state is not None:
         initial_state = checked_state(initial_state, LinearState, k, v, feature_map)
@@ -225,7 +225,7 @@ def linear_attention_step(
         k: key `[B,H,D]`, already feature-mapped.
         v: value `[B,H,M]`.
         state: of the positions before, or a plain tuple of its tensors; None = there are none.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         in_place: write the new state over the given one, which saves the time to get new memory.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
@@ -233,11 +233,11 @@ def linear_attention_step(
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; eps <= 0.
+        ValueError: shapes, dtypes or devices that disagree; eps < 0.
         RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)
-    check_eps(eps)
+    eps = checked_eps(eps)
     if state is not None:
         state = checked_state(state, LinearState, k, v, feature_map)
     triple = None if state is None else (state.s, None, state.z)

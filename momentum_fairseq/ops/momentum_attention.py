@@ -16,7 +16,7 @@ from momentum_fairseq.ops.causal_chunks import (
     plain_scan,
     states_between,
 )
-from momentum_fairseq.ops.checks import check_causal, check_eps, check_momentum, check_shapes, check_step, checked_state
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, check_step, checked_eps, checked_state
 from momentum_fairseq.ops.contraction_order import take_map
 from momentum_fairseq.ops.feature_maps import FeatureMap, ProductMap
 from momentum_fairseq.ops.kept import kept
@@ -61,19 +61,19 @@ def momentum_attention(
         momentum: β in [0, 1), or a tensor `[H]`, one a head.
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,S]`, True = padding, on either side.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; eps <= 0; β outside [0, 1) or γ <= 0, numbers or tensors
+        ValueError: shapes, dtypes or devices that disagree; eps < 0; β outside [0, 1) or γ <= 0, numbers or tensors
             (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
-    check_eps(eps)
+    eps = checked_eps(eps)
     numbers = {"momentum": momentum, "step_size": step_size}
     elsewhere = momentum_by_kernel(q, k, v, key_padding_mask=key_padding_mask, eps=eps, feature_map=feature_map, **numbers)
     if elsewhere is not None:
@@ -137,7 +137,7 @@ def causal_momentum_attention(
         momentum: β in [0, 1), or a tensor `[H]`, one a head.
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,N]`, True = padding, anywhere.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         initial_state: of the keys before the first one, or a plain tuple of its tensors; None = there are none.
         return_state: also return the state after the last key.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
@@ -147,13 +147,13 @@ def causal_momentum_attention(
         pair of it and the state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree, N != S, a state of other shapes; eps <= 0; β outside [0, 1) or
+        ValueError: shapes, dtypes or devices that disagree, N != S, a state of other shapes; eps < 0; β outside [0, 1) or
             γ <= 0, numbers or tensors (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_causal(q, k)
     check_momentum(momentum, step_size, q.shape[1])
-    check_eps(eps)
+    eps = checked_eps(eps)
     if initial_state is not None:
         initial_state = checked_state(initial_state, MomentumState, k, v, feature_map)
     elsewhere = causal_by_kernel(
@@ -261,7 +261,7 @@ def momentum_attention_step(
         momentum: β in [0, 1), or a tensor `[H]`, one a head.
         step_size: γ > 0, or a tensor `[H]`.
         state: of the positions before, or a plain tuple of its tensors; None = there are none.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         in_place: write the new state over the given one, which saves the time to get new memory.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
@@ -269,13 +269,13 @@ def momentum_attention_step(
         `[B,H,M]` in v's dtype, and the new state.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; eps <= 0; β outside [0, 1) or γ <= 0, numbers or tensors
+        ValueError: shapes, dtypes or devices that disagree; eps < 0; β outside [0, 1) or γ <= 0, numbers or tensors
             (but on a GPU).
         RuntimeError: in_place where gradients are taken.
     """
     check_step(q, k, v)
     check_momentum(momentum, step_size, q.shape[1])
-    check_eps(eps)
+    eps = checked_eps(eps)
     if state is not None:
         state = checked_state(state, MomentumState, k, v, feature_map)
     numbers = {"momentum": momentum, "step_size": step_size}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel
-from momentum_fairseq.ops.checks import check_causal, check_eps, check_momentum, check_shapes, checked_state, shapes_of
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, checked_eps, checked_state, shapes_of
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.kernel_choice import kernel_for, map_where_needed
 from momentum_fairseq.ops.linear_attention import LinearState, causal_linear_attention, linear_attention
@@ -95,7 +95,7 @@ def attend_by_kernel(
     from momentum_fairseq.ops.kernels.noncausal import attend  # only where triton is installed
 
     check_shapes(q, k, v, None)
-    check_eps(eps)
+    eps = checked_eps(eps)
     if attention is momentum_attention:
         check_momentum(**numbers, heads=q.shape[1])
     if any(isinstance(x, Tensor) for x in numbers.values()):
@@ -121,7 +121,7 @@ def attend_causally_by_kernel(
 ) -> Any:
     """`causal_momentum_attention` with its numbers, or `causal_linear_attention` without, of each sequence."""
     check_shapes(q, k, v, None)
-    check_eps(eps)
+    eps = checked_eps(eps)
     check_causal(q, k)
     kind = CAUSAL[attention]
     if kind is MomentumState:

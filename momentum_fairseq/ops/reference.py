@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_causal, check_eps, check_momentum, check_shapes
+from momentum_fairseq.ops.checks import check_causal, check_momentum, check_shapes, checked_eps
 
 
 def recurrent_momentum_attention(
@@ -31,7 +31,7 @@ def recurrent_momentum_attention(
         momentum: β in [0, 1), or a tensor `[H]`.
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,S]`, True = padding.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         causal: query i reads the state after key i (Eq. 12, 13); if False all read the last state (Eq. 14).
 
     Returns:
@@ -42,7 +42,7 @@ def recurrent_momentum_attention(
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
-    check_eps(eps)
+    eps = checked_eps(eps)
     if causal:
         check_causal(q, k)
     (batch, heads, queries, dim), keys = q.shape, k.shape[2]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_eps
+from momentum_fairseq.ops.checks import checked_eps
 from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.sum_of_products import sum_of_products
@@ -110,16 +110,16 @@ def read_source(q: Tensor, source: WeightedSource | ProjectedSource, *, eps: flo
     Args:
         q: queries `[B,H,N,D]`, already feature-mapped.
         source: of the same rows.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
 
     Returns:
         `[B,H,N,M]` in the source's dtype, float32 or better; zeros where a row has no real key. Of a projected source the
         heads are joined and projected: `[B,N,C]`.
 
     Raises:
-        ValueError: eps <= 0.
+        ValueError: eps < 0.
     """
-    check_eps(eps)
+    eps = checked_eps(eps)
     with no_autocast(q):
         q = q.to(source.v.dtype)
         if isinstance(source, ProjectedSource):

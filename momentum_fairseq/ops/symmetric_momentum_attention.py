@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.checks import check_eps, check_momentum, check_shapes
+from momentum_fairseq.ops.checks import check_momentum, check_shapes, checked_eps
 from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.linear_attention import weighted_linear_attention
 from momentum_fairseq.ops.momentum_weights import momentum_weights
@@ -31,19 +31,19 @@ def symmetric_momentum_attention(
         momentum: β in [0, 1), or a tensor `[H]`.
         step_size: γ > 0, or a tensor `[H]`.
         key_padding_mask: bool `[B,S]`, True = padding, on either side.
-        eps: added to the normaliser, positive.
+        eps: added to the normaliser, not negative.
         feature_map: φ, to take of q and k first, which are then not yet feature-mapped; a kernel takes elu + 1 on the way.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
 
     Raises:
-        ValueError: shapes, dtypes or devices that disagree; eps <= 0; β outside [0, 1) or γ <= 0, numbers or tensors
+        ValueError: shapes, dtypes or devices that disagree; eps < 0; β outside [0, 1) or γ <= 0, numbers or tensors
             (but on a GPU).
     """
     check_shapes(q, k, v, key_padding_mask)
     check_momentum(momentum, step_size, q.shape[1])
-    check_eps(eps)
+    eps = checked_eps(eps)
     dtype = torch.promote_types(v.dtype, torch.float32)
     weights = symmetric_momentum_weights(k.shape[2], momentum, step_size, key_padding_mask, dtype=dtype, device=v.device)
     return weighted_linear_attention(q, k, v, weights, key_padding_mask, eps, feature_map)

@@ -197,6 +197,12 @@ def test_a_row_of_padding_only_gives_zeros_and_finite_gradients(kind, dtype):
     assert all(x.isfinite().all() for x in (out, *gradients))
 
 
+def test_nothing_is_divided_by_zero_where_the_last_chunk_is_filled_up(kind, monkeypatch):
+    monkeypatch.setattr(causal_chunks, "CHUNK", 8)
+    q, k, v = inputs(150, 150)  # 19 chunks of 8 positions, two of them too many
+    assert all(x.isfinite().all() for x in value_and_gradients(lambda: attention(kind)(q, k, v, eps=0.0), q, k, v))
+
+
 def test_no_position_at_all_gives_no_output_and_the_state_that_was(kind):
     tensors = inputs(9, 9)
     _, state = attention(kind)(*tensors, return_state=True)

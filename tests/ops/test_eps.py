@@ -1,4 +1,4 @@
-"""Every form of attention adds the eps that it is given, and not the default, to the normaliser; it must be positive."""
+"""Every form of attention adds the eps that it is given, and not the default, to the normaliser; 0 makes no row NaN."""
 
 import math
 from functools import partial
@@ -101,14 +101,18 @@ def step(attention, q, k, v, **options):
     return attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], None, **options)
 
 
+def of_pattern(pattern, q, k, v, *options, eps):
+    return read_values(v, pattern(q, k, None, None, *options, eps=eps))
+
+
 FORMS = {
     "recurrence": partial(recurrent_momentum_attention, **NUMBERS),
     "symmetric": partial(symmetric_momentum_attention, **NUMBERS),
     "momentum step": partial(step, momentum_attention_step, **NUMBERS),
     "linear step": partial(step, linear_attention_step),
     "flash-linear-attention's": partial(chunk_momentum_attn, **NUMBERS),
-    "pattern": lambda q, k, v, eps: linear_pattern(q, k, None, None, eps=eps),
-    "pattern of products": lambda q, k, v, eps: product_pattern(q, k, None, None, FEATURE_MAPS["taylor"], eps=eps),
+    "pattern": partial(of_pattern, linear_pattern),
+    "pattern of products": lambda q, k, v, eps: of_pattern(product_pattern, q, k, v, FEATURE_MAPS["taylor"], eps=eps),
     "source": lambda q, k, v, eps: read_source(q, weighted_source(k, v, None, None), eps=eps),
     **{op: partial(attention, **numbers) for op, (attention, numbers) in OPS.items()},
     **{f"{op} without padding": partial(padding_free, attention, **numbers) for op, (attention, numbers) in OPS.items()},
@@ -116,11 +120,37 @@ FORMS = {
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("eps", [0.0, -1e-6, math.nan])
 @pytest.mark.parametrize("form", FORMS)
-def test_one_that_is_not_positive_is_refused(form, eps, kernel, monkeypatch):
-    """A row without a real key would be NaN, not zeros."""
+def test_without_one_a_row_of_no_real_key_is_zeros(form, kernel, monkeypatch):
+    """Such keys are zeros, by the mask or by φ."""
+    monkeypatch.setenv(VARIABLE, kernel)
+    q, k, v = inputs(SHORT, SHORT, 8, 8)
+    out = FORMS[form](q.detach(), torch.zeros_like(k), v.detach(), eps=0.0)
+    out = out[0] if isinstance(out, tuple) else out
+    expected = torch.zeros_like(out)
+    if form == "pattern of products":  # φ(q)·φ(0) = 1: the mean of the values
+        expected = v.mean(-2, keepdim=True).expand_as(out)
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("op", OPS)
+def test_without_one_padding_alone_is_zeros_with_gradients_of_zero(op, kernel, monkeypatch):
+    monkeypatch.setenv(VARIABLE, kernel)
+    (attention, numbers), leaves = OPS[op], inputs(LONG, LONG, 8, 9)
+    mask = torch.zeros(len(leaves[0]), LONG, dtype=torch.bool, device=DEVICE)
+    mask[0] = True
+    out = attention(*leaves, eps=0.0, key_padding_mask=mask, **numbers)
+    gradients = torch.autograd.grad(out.sum(), leaves)
+    assert all(not x[0].any() and x.isfinite().all() for x in (out, *gradients))
+    assert all(x[1].any() for x in (out, *gradients))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("eps", [-1e-6, math.nan, math.inf])
+@pytest.mark.parametrize("form", FORMS)
+def test_one_below_0_is_refused(form, eps, kernel, monkeypatch):
     monkeypatch.setenv(VARIABLE, kernel)
     leaves = [x.detach() for x in inputs(SHORT, SHORT, 8, 8)]
-    with pytest.raises(ValueError, match=f"eps must be positive and finite.*; got {eps}"):
+    with pytest.raises(ValueError, match=f"eps must be finite and not negative, got {eps}"):
         FORMS[form](*leaves, eps=eps)
