@@ -17,8 +17,15 @@ class ClassificationLoss(FairseqCriterion):
     """
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """Loss summed over examples, the number of examples, and what to log."""
-        logits, target = model(**sample["net_input"])["logits"].float(), sample["target"]
+        """Loss summed over examples, the number of examples, and what to log.
+
+        Raises:
+            ValueError: a model that predicts no classes.
+        """
+        output, target = model(**sample["net_input"]), sample["target"]
+        if not isinstance(output, dict) or "logits" not in output:
+            raise ValueError("classification_loss needs a model that predicts classes: --task lra, --arch lra_classifier_…")
+        logits = output["logits"].float()
         loss = F.cross_entropy(logits, target, reduction="sum")
         examples = len(target)
         logging_output = {

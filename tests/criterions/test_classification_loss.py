@@ -57,3 +57,8 @@ def test_workers_add_up_and_one_without_examples_changes_nothing():
 def test_the_loss_of_half_precision_is_taken_in_float32():
     loss, _, _ = criterion()(lambda rows: {"logits": LOGITS.half()}, sample(0, 5))
     assert loss.dtype == torch.float32
+
+
+def test_a_model_that_predicts_words_is_refused():
+    with pytest.raises(ValueError, match="classification_loss needs a model that predicts classes: --task lra"):
+        criterion()(lambda rows: (LOGITS[rows], None), sample(0, 5))
