@@ -30,11 +30,13 @@ def load_image_model(checkpoint: Path, device: torch.device, overrides: dict[str
     if not checkpoint.is_file():
         raise SystemExit(f"error: no checkpoint {checkpoint}; train one with examples/image_generation/run.sh")
     try:
-        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides or {})
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), overrides)
+        name = getattr(state["cfg"].task, "_name", None)
+        if name != "image_generation":  # another task would look for data of its own in the folder of images
+            raise SystemExit(f"error: {checkpoint} is of the task {name}; this needs one of image_generation")
+        models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], overrides, state=state)
     except Exception as error:  # torch and fairseq have many for a file that is no checkpoint
         raise SystemExit(f"error: {checkpoint}: not a checkpoint that can be loaded: {error}") from error
-    if not isinstance(task, ImageGenerationTask):
-        raise SystemExit(f"error: {checkpoint} is of the task {cfg.task._name}; this needs one of image_generation")
     model = models[0]
     if not getattr(cfg.model, "mixture_components", 0):
         raise SystemExit(f"error: {checkpoint}: the model predicts words, not a mixture of logistics (--mixture-components)")
