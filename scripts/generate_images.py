@@ -83,8 +83,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=output_file, required=True, help="PNG to write, or JSON of --benchmark")
     add("--data", type=Path, help="folder of the images, for completions")
     add("--samples", type=int, default=32, help="images out of nothing (default: 32)")
-    add("--completions", type=int, default=4, help="images to complete, where --data is given (default: 4)")
-    add("--known", type=int, help="values that are known of an image to complete (default: half of them)")
+    add("--completions", type=int, help="images to complete; needs --data (default: 4 with it)")
+    add("--known", type=int, help="values that are known of an image to complete; needs --data (default: half of them)")
     add("--seed", type=int, default=1, help="what is drawn follows from it (default: 1)")
     add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     add("--scale", type=int, default=2, help="dots a pixel (default: 2)")
@@ -100,7 +100,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least {number}, got {value}")
     if (options.checkpoint is None) == (options.benchmark is None):
         parser.error("give a checkpoint to draw with, or --benchmark")
-    if options.checkpoint and not options.samples and not (options.data and options.completions):
+    if options.data is None:
+        for name in ("completions", "known"):
+            if getattr(options, name):
+                parser.error(f"--{name} needs --data, the folder with the images to complete")
+    if options.completions is None:
+        options.completions = 4 if options.data else 0
+    if options.checkpoint and not options.samples and not options.completions:
         parser.error("nothing to draw: --samples 0 and no --data with --completions")
     return options
 
@@ -118,7 +124,7 @@ def main() -> None:
     loaded = load_image_model(options.checkpoint, device, overrides)
     generator, start = torch.Generator(device).manual_seed(options.seed), time.perf_counter()
     try:
-        given = images_to_complete(loaded, options) if options.data and options.completions else None
+        given = images_to_complete(loaded, options) if options.completions else None
         rows = samples(loaded, options, generator)
         if given:
             rows += completions(loaded, *given, options, generator)

@@ -163,6 +163,8 @@ def test_the_benchmark_measures_six_rows_in_one_run_and_their_states(tmp_path):
         (["x.pt", "--samples", "-1"], "--samples must be at least 0, got -1"),
         (["x.pt", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["x.pt", "--samples", "0"], "nothing to draw"),
+        (["x.pt", "--completions", "2"], "--completions needs --data"),
+        (["x.pt", "--known", "5"], "--known needs --data"),
     ],
 )
 def test_bad_arguments_are_refused_by_name_and_value(arguments, message, capsys):
