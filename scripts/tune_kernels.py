@@ -6,14 +6,14 @@
 
 Every tile of CANDIDATES beside the pinned one, and then the best one beside itself in several numbers of segments; ratios are to
 the first that runs: the pinned tile, or the number of segments that the kernels choose. The kernels are compiled before, side by
-side in processes of their own. Tiles take turns of 10 ms; medians. A tile whose output isn't the first one's up to rounding, or
-that doesn't compile, is named and left out. Writes tune_kernels.json into --out.
+side in processes of their own. Tiles take turns of 10 ms; medians. A tile that makes NaN or infinity, whose output isn't the
+first one's up to rounding, or that doesn't compile, is named and left out. Writes tune_kernels.json into --out.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -90,8 +90,12 @@ def compile_all(
 
 def difference(output: Any, expected: Any) -> float:
     """Relative RMS, the largest of a tensor or of several."""
-    pairs = [(output, expected)] if isinstance(output, torch.Tensor) else list(zip(output, expected, strict=True))
+    pairs = zip(tensors_of(output), tensors_of(expected), strict=True)
     return max(((a.float() - b.float()).norm() / b.float().norm()).item() for a, b in pairs)
+
+
+def tensors_of(output: Any) -> Iterable[torch.Tensor]:
+    return [output] if isinstance(output, torch.Tensor) else output
 
 
 def compare(
@@ -100,17 +104,23 @@ def compare(
     """A row a choice, the quickest first; ratios are to the first choice that runs. None where none does."""
     device, names = options.device, {show(choice): choice for choice in choices}
     wrong = compile_all(shape, pass_, choices, device, options.momentum, options.processes)
-    calls = {
-        name: call_of(shape, pass_, choice, device, options.momentum) for name, choice in names.items() if wrong[choice] is None
-    }
-    first = next(iter(calls), None)
-    expected = calls[first]() if calls else None
+    calls: dict[str, Callable[[], Any]] = {}
+    first = expected = None
     for name, choice in names.items():
         reason = wrong[choice]
-        if reason is None and not difference(calls[name](), expected) <= LARGEST_DIFFERENCE:
-            reason = f"differs by {difference(calls.pop(name)(), expected):.1e} from the output of {first}"
+        if reason is None:
+            call = call_of(shape, pass_, choice, device, options.momentum)
+            output = call()
+            if not all(tensor.isfinite().all() for tensor in tensors_of(output)):
+                reason = "NaN or infinity in what it computes"
+            elif first is not None and not (far := difference(output, expected)) <= LARGEST_DIFFERENCE:
+                reason = f"differs by {far:.1e} from the output of {first}"
         if reason is not None:
             faults[f"{shape.name()}, {pass_}, {name}"] = reason
+            continue
+        calls[name] = call
+        if first is None:
+            first, expected = name, output
     times = time_side_by_side(calls, options.seconds, device)
     rows = []
     for name, result in sorted(times.items(), key=lambda item: item[1]["median_ms"]):

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,16 +32,16 @@ def test_every_tile_is_timed_beside_the_pinned_one_and_the_quickest_is_a_line_of
 
 
 @pytest.fixture
-def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], bool]], dict]:
-    """The record of a search in which only those choices run whose names a function takes."""
+def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """The record of a search in which only those choices run whose names a function takes; another makes their outputs."""
     tune_kernels = importlib.import_module("tune_kernels")
 
-    def search(runs: Callable[[str], bool]) -> dict:
+    def search(runs: Callable[[str], bool], output: Callable[[str], Any] = lambda choice: torch.ones(2)) -> dict:
         def call_of(shape, pass_, choice, *_):
-            def call() -> torch.Tensor:
+            def call() -> Any:
                 if not runs(tune_kernels.show(choice)):
                     raise RuntimeError("out of shared memory\nmore")
-                return torch.ones(2)
+                return output(tune_kernels.show(choice))
 
             return call
 
@@ -59,6 +60,23 @@ def test_where_the_pinned_tile_does_not_run_the_ratio_names_the_one_it_is_to(tun
         f"(1, 64, 2, 16), {pass_}, Tile(64, 64, 8, 3)": "RuntimeError: out of shared memory" for pass_ in PASSES
     }
     assert len(record["best"]) == 2 and all(line.endswith(" × Tile(64, 32, 4, 3)") for line in record["best"])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("tile", ["Tile(64, 64, 8, 3)", "Tile(64, 32, 4, 2)"])  # the pinned one, and another
+def test_a_tile_that_makes_nan_or_infinity_in_one_of_its_tensors_is_named_and_left_out(tune, tile, value, place):
+    def output(choice: str) -> list[torch.Tensor]:
+        tensors = [torch.ones(2), torch.ones(2)]
+        if choice.startswith(tile):
+            tensors[place][0] = value
+        return tensors
+
+    record = tune(lambda choice: True, output)
+    assert record["left_out"] == {
+        f"(1, 64, 2, 16), {pass_}, {tile}": "NaN or infinity in what it computes" for pass_ in PASSES
+    }
+    assert len(record["best"]) == 2 and not any(row["choice"].startswith(tile) for row in record["times"])
 
 
 def test_where_no_tile_runs_it_fails(tune):
