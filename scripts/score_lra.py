@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common.checked_options import output_file
+from common.checked_options import output_file, positive
 from common.run_record import hardware, run_record, training_record
 from common.train_log import read_curve, seconds_per_update
+from common.trained_model import load_trained
 from common.whole_file import write_json
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from fairseq.tasks import FairseqTask
-
-import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
 
 MODEL_SETTINGS = (
     *("embed_dim", "ffn_dim", "layers", "heads", "dropout", "classifier_dim", "normalize_before", "feed_forward_activation"),
@@ -33,14 +32,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=output_file, help="JSON file to write")
     parser.add_argument("--name", help="what to call this row (default: the checkpoint's folder)")
     parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["train", "valid", "test"], help="(valid test)")
-    parser.add_argument("--batch-size", type=int, default=32, help="examples at a time (32)")
-    parser.add_argument("--full-updates", type=int, help="updates of the published protocol, for the table to compare with")
-    parser.add_argument("--full-batch-size", type=int, help="its batch size")
+    parser.add_argument("--batch-size", type=positive, default=32, help="examples at a time (32)")
+    parser.add_argument("--full-updates", type=positive, help="updates of the published protocol, for the table to compare with")
+    parser.add_argument("--full-batch-size", type=positive, help="its batch size")
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
-    options = parser.parse_args(arguments)
-    if not options.checkpoint.is_file():
-        parser.error(f"{options.checkpoint}: no such checkpoint")
-    return options
+    return parser.parse_args(arguments)
 
 
 @torch.inference_mode()
@@ -82,12 +78,8 @@ def main() -> None:
     options = parse_arguments()
     logging.disable(logging.INFO)  # fairseq's own progress
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    data = {"data": str(options.data)}
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(options.checkpoint), data)
-    if getattr(state["cfg"].task, "_name", None) != "lra":
-        raise SystemExit(f"error: {options.checkpoint}: not of --task lra, which alone is scored here")
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], data, state=state)
-    model, criterion = models[0].to(device).eval(), task.build_criterion(cfg.criterion)
+    model, task, cfg = load_trained(options.checkpoint, "lra", device, {"data": str(options.data)})
+    criterion = task.build_criterion(cfg.criterion)
     scores = []
     for split in options.splits:
         scores.append(score(task, model, criterion, split, device, options.batch_size))

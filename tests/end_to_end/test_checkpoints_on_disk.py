@@ -181,5 +181,5 @@ def test_a_translation_model_is_not_scored_as_a_classifier(begun, corpus, tmp_pa
     paths = [corpus / "bin", begun / "checkpoint_last.pt", tmp_path / "out.json"]
     result = subprocess.run([sys.executable, "scripts/score_lra.py", *paths, "--cpu"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode != 0
-    assert result.stderr.endswith("checkpoint_last.pt: not of --task lra, which alone is scored here\n")
+    assert result.stderr.endswith("checkpoint_last.pt is of the task translation_nat; this needs one of lra\n")
     assert not (tmp_path / "out.json").exists()
