@@ -66,8 +66,8 @@ if [[ ! -f $model/trained ]]; then
     # one word in ten teaches the second decoder little more than to copy.
     say "train: up to $MAX_UPDATE updates or $MINUTES minutes; loss = sum over decoder passes and the length; log in $model.log"
     if ! DATA=$prepared OUT=$model VALIDATE_EVERY=350 LR=2e-3 MAX_TOKENS=1024 PROCESSES=$processes bash "$ROOT/scripts/train.sh" \
-        --connection adaptive --attention-feature-map taylor --attention-momentum-learned --layers 2 --dropout 0 \
-        --train-steps 2 --corruption-rate 0.5 --share-all-embeddings --max-update "$MAX_UPDATE" \
+        --connection adaptive --attention-feature-map taylor --attention-momentum-learned --attention-momentum 0.1 \
+        --layers 2 --dropout 0 --train-steps 2 --corruption-rate 0.5 --share-all-embeddings --max-update "$MAX_UPDATE" \
         --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 \
         --log-interval 100 \
         --stop-time-hours "$(awk "BEGIN { print $MINUTES / 60 }")" 2>&1 | show_progress "$model.log"; then
