@@ -6,7 +6,7 @@ if __name__ != "momentum_fairseq":  # its parts import each other by that name
 from momentum_fairseq.checkpoints import allow_safe_loading, save_whole_or_not_at_all
 from momentum_fairseq.empty_translations import score_empty_translations
 from momentum_fairseq.log_files import log_each_line_once
-from momentum_fairseq.moving_averages import average_numbers_alone
+from momentum_fairseq.moving_averages import average_numbers_alone, begin_averages_with_parameters
 from momentum_fairseq.numpy_names import restore_numpy_names
 
 allow_safe_loading()
@@ -14,6 +14,7 @@ save_whole_or_not_at_all()
 log_each_line_once()
 score_empty_translations()
 average_numbers_alone()
+begin_averages_with_parameters()
 restore_numpy_names()
 
 from momentum_fairseq import criterions, models, radam, tasks  # noqa: E402  (fairseq scans models and tasks only)

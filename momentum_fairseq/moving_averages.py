@@ -1,18 +1,56 @@
-"""`--store-ema` for models whose state holds more than floating-point tensors: their options, and counts of random draws."""
+"""`--store-ema` for models whose state holds more than floating-point tensors (their options, and counts of random draws), and
+from checkpoints of trainings without it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.models import ema
+from fairseq.trainer import Trainer
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 
 def average_numbers_alone() -> None:
     """Let fairseq average what can be averaged; fairseq 0.12.3 takes all for floating-point tensors in one place or another."""
     ema.EMA = FloatingPointAverage
     checkpoint_utils.load_ema_from_checkpoint = load_average
+
+
+def begin_averages_with_parameters() -> None:
+    """Let --store-ema go on from a checkpoint without an average, which begins with the checkpoint's parameters then.
+
+    So fairseq 0.12.3 says that it does, but it has deleted them by then: KeyError: 'model'.
+    """
+    load_checkpoint = Trainer.load_checkpoint
+    if load_checkpoint.__module__ == __name__:  # the module is imported anew
+        return
+
+    def load_with_average(self: Trainer, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        if not self.cfg.ema.store_ema:
+            return load_checkpoint(self, *args, **kwargs)
+        load = _with_average(checkpoint_utils.load_checkpoint_to_cpu)
+        with mock.patch.object(checkpoint_utils, "load_checkpoint_to_cpu", load):
+            return load_checkpoint(self, *args, **kwargs)
+
+    Trainer.load_checkpoint = load_with_average
+
+
+def _with_average(load: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """As `load`; where a checkpoint has no average its parameters are it."""
+
+    def load_state(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state = load(path, *args, **kwargs)
+        if "ema" not in state["extra_state"]:
+            logger.warning(f"{path} holds no moving average: it begins with the parameters there")
+            state["extra_state"] |= {"ema": state["model"], "ema_fp32_params": state["model"]}
+        return state
+
+    return load_state
 
 
 class FloatingPointAverage(ema.EMA):

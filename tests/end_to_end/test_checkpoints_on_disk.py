@@ -65,6 +65,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(train, begun
     assert resumed["last_optimizer_state"]["state"]
 
 
+@pytest.mark.parametrize(("begins", "more"), [("resumed", []), ("fine-tuned", ["--ema-fp32"])])
+def test_an_average_begins_with_the_parameters_of_a_checkpoint_without_one(train, begun, copy, begins, more):
+    settings = ["--store-ema", "--ema-decay=1", *more]  # 1: it stays as it begins
+    if begins == "fine-tuned":
+        (copy / "checkpoint_last.pt").unlink()
+        settings.append(f"--finetune-from-model={begun / 'checkpoint_last.pt'}")
+    result = train(copy, 9 if begins == "resumed" else 1, "--no-epoch-checkpoints", *settings)
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint_last.pt holds no moving average: it begins with the parameters there" in result.stdout + result.stderr
+    after, expected = load(copy), load(begun)["model"]
+    assert same(dict(after["extra_state"]["ema"]), dict(expected)) and not same(dict(after["model"]), dict(expected))
+    again = train(copy, updates(copy) + 1, "--no-epoch-checkpoints", *settings)
+    assert again.returncode == 0 and "holds no moving average" not in again.stdout + again.stderr, again.stderr
+    assert same(dict(load(copy)["extra_state"]["ema"]), dict(expected))
+
+
 KILL = """
 import os, runpy, shutil, signal, sys
 import torch
