@@ -82,24 +82,37 @@ unpack_carried() {
 }
 
 # side_by_side LOGS FUNCTION RESERVE JOB…: calls FUNCTION with the words of each JOB, SIDE_BY_SIDE at a time, its output in
-# LOGS/<JOB with dashes>.log. No job starts with fewer than RESERVE seconds left. Says what failed and what was left.
+# LOGS/<JOB with dashes>.log; those that failed the last time come last. No job starts with fewer than RESERVE seconds left. Names
+# what failed and says what was left.
 side_by_side() {
-    local logs=$1 function=$2 reserve=$3 job words failed=0 left=0
+    local logs=$1 function=$2 reserve=$3 job words i names new=() again=() started=() pids=() broken=()
     shift 3
     mkdir -p "$logs"
     for job in "$@"; do
-        while (($(jobs -rp | wc -l) >= SIDE_BY_SIDE)); do wait -n || failed=$((failed + 1)); done
-        if (($(seconds_left) < reserve)); then
-            left=$((left + 1))
-            continue
-        fi
+        if has_failed "$logs" "$job"; then again+=("$job"); else new+=("$job"); fi
+    done
+    for job in "${new[@]}" "${again[@]}"; do
+        while (($(jobs -rp | wc -l) >= SIDE_BY_SIDE)); do wait -n || true; done
+        (($(seconds_left) >= reserve)) || break
+        rm -f "$logs/${job// /-}.failed"
         read -ra words <<<"$job"
         "$function" "${words[@]}" >>"$logs/${job// /-}.log" 2>&1 &
+        started+=("$job") pids+=("$!")
     done
-    while (($(jobs -p | wc -l))); do wait -n || failed=$((failed + 1)); done
-    ((failed == 0)) || say "$function: $failed failed; see the logs in $logs"
-    ((left == 0)) || say "$function: no time for $left of $#; call again"
+    for i in "${!pids[@]}"; do
+        wait "${pids[i]}" && continue
+        broken+=("${started[i]}")
+        touch "$logs/${started[i]// /-}.failed"
+    done
+    if ((${#broken[@]})); then
+        printf -v names ', %s' "${broken[@]}"
+        say "$function: ${#broken[@]} failed (${names:2}); see the logs in $logs"
+    fi
+    ((${#started[@]} == $#)) || say "$function: no time for $(($# - ${#started[@]})) of $#; call again"
 }
+
+# has_failed LOGS JOB: when side_by_side last ran it to its end.
+has_failed() { [[ -f $1/${2// /-}.failed ]]; }
 
 # pack FILE FOLDER: the JSON files, tables, pictures and logs under FOLDER in one archive.
 pack() {

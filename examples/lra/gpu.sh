@@ -47,7 +47,8 @@ done
 
 is_finished() { grep -qs 'num_updates: [0-9]* >= max_update' "$RUNS/$SIZE/$1/$2-seed$3/train.log"; }
 
-# A set is made when its trainings' turn comes: before, it would take the time of those that are worth more.
+# A set is made when its trainings' turn comes: before, it would take the time of those that are worth more. None waits for trainings
+# that fail.
 data() {
     local task files job words waiting=0 failed=0
     for task in "${tasks[@]}"; do
@@ -61,7 +62,8 @@ data() {
             LRA_TASK=$task DATA=$files OUT=$RUNS SEED=1 before_deadline bash "$ROOT/scripts/prepare_lra.sh" || failed=1
         for job in "${trainings[@]}"; do
             read -ra words <<<"$job"
-            [[ ${words[0]} != "$task" || ! -f $RUNS/$task/meta.json ]] || is_finished "${words[@]}" || waiting=$((waiting + 1))
+            [[ ${words[0]} != "$task" || ! -f $RUNS/$task/meta.json ]] || is_finished "${words[@]}" ||
+                has_failed "$results/logs/train" "$job" || waiting=$((waiting + 1))
         done
     done
     return "$failed"

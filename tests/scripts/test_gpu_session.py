@@ -27,13 +27,25 @@ def session(here: Path, script: str, **variables: object) -> subprocess.Complete
     return subprocess.run(["bash", "-c", SESSION + script], capture_output=True, text=True, env=environment)
 
 
-def test_jobs_run_side_by_side_and_failures_are_said(tmp_path):
+def test_jobs_run_side_by_side_and_failures_are_named(tmp_path):
     result = session(tmp_path, 'side_by_side "$HERE/logs" job 10 "1 a" "2 b" "3 c" "4 d"', SIDE_BY_SIDE=2)
     assert result.returncode == 0
-    assert result.stdout == f"job: 1 failed; see the logs in {tmp_path}/logs\n"
+    assert result.stdout == f"job: 1 failed (3 c); see the logs in {tmp_path}/logs\n"
     assert (tmp_path / "logs" / "4-d.log").read_text() == "job 4\n"
     seen = [int((tmp_path / f"seen-{i}").read_text()) for i in (1, 2, 3, 4)]
     assert max(seen) == 2
+
+
+def test_a_job_that_failed_comes_last_until_it_succeeds(tmp_path):
+    script = """
+    job() { echo "$1" >>"$HERE/order"; [[ -f $HERE/mended || $1 == 3 ]]; }
+    call() { side_by_side "$HERE/logs" job 10 1 "2 b" 3 4; }
+    call; (SECONDS=60; call); touch "$HERE/mended"; call; call
+    """
+    result = session(tmp_path, script, SIDE_BY_SIDE=1, CALL_MINUTES=1)
+    failed, left = f"job: 3 failed (1, 2 b, 4); see the logs in {tmp_path}/logs", "job: no time for 4 of 4; call again"
+    assert result.stdout.splitlines() == [failed, left], result.stderr
+    assert (tmp_path / "order").read_text().split() == [*"1234", *"3124", *"1234"]
 
 
 def test_jobs_that_the_call_has_no_time_for_are_left(tmp_path):

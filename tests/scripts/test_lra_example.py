@@ -91,12 +91,18 @@ def test_a_task_without_data_is_said_and_the_others_go_on(tmp_path):
     assert made.returncode == 1 and "error: data: failed (see above)" in made.stderr
 
 
-def test_no_set_is_made_before_the_trainings_turn_comes(tmp_path):
+def test_no_set_is_made_before_the_trainings_turn_comes_and_failed_ones_hold_up_none(tmp_path):
     write_set(tmp_path / "runs" / "listops", lengths=(16, 16))
     places = {"RUNS": tmp_path / "runs", "OUT": tmp_path / "out", "CALL_MINUTES": 1}
     settings = {"TASKS": "listops image", "KINDS": "momentum", "MORE_KINDS": "", "SEEDS": "1", "STAGES": "data"}
     made = recipe("gpu.sh", **places, **settings, SIDE_BY_SIDE=1)
     assert (made.returncode, made.stdout) == (0, "data: image and what comes after it wait for 1 trainings of the tasks before\n")
+    marker = tmp_path / "runs" / "gpu-paper" / "logs" / "train" / "listops-momentum-1.failed"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    made = recipe("gpu.sh", **places, **settings, SIDE_BY_SIDE=1)
+    assert made.returncode == 1 and "error: DATA is not set" in made.stderr
+    marker.unlink()
     log = tmp_path / "runs" / "paper" / "listops" / "momentum-seed1" / "train.log"
     log.parent.mkdir(parents=True)
     log.write_text("Stopping training due to num_updates: 5000 >= max_update: 5000\n")
