@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from momentum_fairseq.ops.checks import checked_eps
 from momentum_fairseq.ops.linear_attention import read_state
 from momentum_fairseq.ops.momentum_attention import MomentumState
 from momentum_fairseq.ops.precision import no_autocast
@@ -49,11 +50,15 @@ def scaled_momentum_step_(
     Args:
         q, k, v: `[B,H,D]`, `[B,H,D]`, `[B,H,M]`, in the state's dtype, q and k feature-mapped.
         state: of the positions before; its tensors are written over.
-        momentum: β in [0, 1). step_size: γ > 0. eps: added to the normaliser.
+        momentum: β in [0, 1). step_size: γ > 0. eps: added to the normaliser, not negative.
 
     Returns:
         `[B,H,M]`, and the new state.
+
+    Raises:
+        ValueError: eps < 0.
     """
+    eps = checked_eps(eps)
     s, u, z, scale = state
     scale *= momentum
     if scale < LEAST_SCALE:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from momentum_fairseq.ops.checks import checked_eps
 from momentum_fairseq.ops.feature_maps import ProductMap
 from momentum_fairseq.ops.zero_padding import zero_padding_
 
@@ -23,12 +24,16 @@ def short_attention(
         q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]`, already feature-mapped, all float32 or all float64; v finite at padding.
         weights: `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`, on the numerator only; None = 1.
         key_padding_mask: bool `[B,S]`, True = padding.
-        eps: added to the normaliser.
+        eps: added to the normaliser, not negative.
         product_map: φ of q and k that aren't feature-mapped yet.
 
     Returns:
-        `[B,H,N,M]`.
+        `[B,H,N,M]`; zeros where a row has no real key.
+
+    Raises:
+        ValueError: eps < 0.
     """
+    eps = checked_eps(eps)
     heads, dim = q.shape[:2], q.shape[3]
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # a product of four dimensions would copy them transposed
     # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.

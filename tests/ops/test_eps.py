@@ -8,6 +8,7 @@ import torch
 
 from momentum_fairseq.ops import (
     FEATURE_MAPS,
+    MomentumState,
     causal_linear_attention,
     causal_momentum_attention,
     chunk_momentum_attn,
@@ -25,6 +26,8 @@ from momentum_fairseq.ops import (
 )
 from momentum_fairseq.ops.kernel_choice import HAS_TRITON, VARIABLE
 from momentum_fairseq.ops.padding_free import padding_free_attention
+from momentum_fairseq.ops.scaled_momentum_step import ScaledMomentumState, scaled_momentum_step_
+from momentum_fairseq.ops.short_attention import short_attention
 from tests.ops.cases import assert_same
 from tests.ops.cases import inputs as exact_inputs
 from tests.ops.kernel_cases import DEVICE, LIMITS, assert_exact, doubled, inputs, with_gradients
@@ -101,6 +104,13 @@ def step(attention, q, k, v, **options):
     return attention(q[:, :, 0], k[:, :, 0], v[:, :, 0], None, **options)
 
 
+def scaled_step(q, k, v, **options):
+    q, k, v = (x[:, :, 0] for x in (q, k, v))
+    matrix = torch.zeros(*k.shape, v.shape[-1], device=DEVICE)
+    state = ScaledMomentumState.of(MomentumState(matrix, matrix.clone(), torch.zeros_like(k)))
+    return scaled_momentum_step_(q, k, v, state, **options, **NUMBERS)
+
+
 def of_pattern(pattern, q, k, v, *options, eps):
     return read_values(v, pattern(q, k, None, None, *options, eps=eps))
 
@@ -110,6 +120,8 @@ FORMS = {
     "symmetric": partial(symmetric_momentum_attention, **NUMBERS),
     "momentum step": partial(step, momentum_attention_step, **NUMBERS),
     "linear step": partial(step, linear_attention_step),
+    "scaled step": scaled_step,
+    "short": lambda q, k, v, eps: short_attention(q, k, v, None, key_padding_mask=None, eps=eps),
     "flash-linear-attention's": partial(chunk_momentum_attn, **NUMBERS),
     "pattern": partial(of_pattern, linear_pattern),
     "pattern of products": lambda q, k, v, eps: of_pattern(product_pattern, q, k, v, FEATURE_MAPS["taylor"], eps=eps),
