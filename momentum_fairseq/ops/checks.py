@@ -11,7 +11,7 @@ from momentum_fairseq.ops.kept import is_traced
 
 State = TypeVar("State", bound=tuple[Tensor, ...])
 
-LEAST_EPS = 1e-20  # too little to change a normaliser in float32; its inverse is within float32
+LEAST_EPS = 1e-20  # too little to change a normaliser of 1e-12 or more in float32; its inverse is within float32
 
 
 def shapes_of(q: Tensor, k: Tensor, v: Tensor) -> str:
@@ -64,7 +64,7 @@ def check_momentum(momentum: float | Tensor, step_size: float | Tensor, heads: i
 
 
 def checked_eps(eps: float) -> float:
-    """eps, or instead of 0 what leaves any normaliser as it is but that of a row without a real key, which would be 0/0.
+    """eps, or instead of 0 the least that keeps a row without a real key from 0/0.
 
     Raises:
         ValueError: negative, NaN or infinite.
