@@ -48,6 +48,17 @@ def test_a_job_that_failed_comes_last_until_it_succeeds(tmp_path):
     assert (tmp_path / "order").read_text().split() == [*"1234", *"3124", *"1234"]
 
 
+def test_a_job_that_the_end_of_the_call_stopped_keeps_its_place(tmp_path):
+    script = """
+    job() { echo "$1" >>"$HERE/order"; [[ $1 != 1 || -f $HERE/later ]] || before_deadline sleep 60; }
+    call() { side_by_side "$HERE/logs" job 0 1 2; }
+    (SECONDS=$((deadline - 6)); call); touch "$HERE/later"; call
+    """
+    result = session(tmp_path, script, SIDE_BY_SIDE=1, CALL_MINUTES=1)
+    assert result.stdout == f"job: 1 failed (1); see the logs in {tmp_path}/logs\n", result.stderr
+    assert (tmp_path / "order").read_text().split() == [*"12", *"12"]
+
+
 def test_jobs_that_the_call_has_no_time_for_are_left(tmp_path):
     result = session(tmp_path, 'side_by_side "$HERE/logs" job 61 1 2', CALL_MINUTES=1)
     assert result.stdout == "job: no time for 2 of 2; call again\n"
