@@ -4,7 +4,6 @@ from checkpoints of trainings without it."""
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 from fairseq import checkpoint_utils
@@ -33,9 +32,12 @@ def begin_averages_with_parameters() -> None:
     def load_with_average(self: Trainer, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         if not self.cfg.ema.store_ema:
             return load_checkpoint(self, *args, **kwargs)
-        load = _with_average(checkpoint_utils.load_checkpoint_to_cpu)
-        with mock.patch.object(checkpoint_utils, "load_checkpoint_to_cpu", load):
+        load = checkpoint_utils.load_checkpoint_to_cpu
+        checkpoint_utils.load_checkpoint_to_cpu = _with_average(load)
+        try:
             return load_checkpoint(self, *args, **kwargs)
+        finally:
+            checkpoint_utils.load_checkpoint_to_cpu = load
 
     Trainer.load_checkpoint = load_with_average
 
