@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.zero_padding import zero_padding_
+from momentum_fairseq.ops.scores_and_products import scores_and_products
 
 # Queries that are read at a time: twice as many take as long, half as many longer.
 ROWS = 64
@@ -32,12 +32,10 @@ def attend_in_rows(
     outs, normalisers, saved, products = [], [], [], []
     for start in range(0, length, ROWS):
         end = min(start + ROWS, length)
-        scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2))
-        if product_map is not None:
-            products.append(scores)
-            scores = product_map.of_products(scores, q.shape[2], out=torch.empty_like(scores))
-            if padding is not None:
-                zero_padding_(padding[:, :, :end], scores.unflatten(0, lead).transpose(2, 3))
+        of_keys = None if padding is None else padding[:, :, :end]
+        scores, unmapped = scores_and_products(q[:, start:end], k[:, :end], lead, of_keys, product_map)
+        if unmapped is not None:
+            products.append(unmapped)
         scores[:, :, start:].tril_()
         normalisers.append(scores.sum(-1, keepdim=True))
         if within is not None:
