@@ -3,8 +3,6 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# shellcheck disable=SC2034  # read by the scripts that source this file
-USER_DIR=$ROOT/momentum_fairseq
 
 # With --help a script prints the comment at its top and does nothing.
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
@@ -18,6 +16,14 @@ die() {
     printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
     exit 1
 }
+
+# USER_DIR: fairseq's plug-in, absolute since scripts change folders; PLUGIN: the flag that tells scripts of one that isn't ours.
+USER_DIR=${USER_DIR:-$ROOT/momentum_fairseq} PLUGIN=()
+[[ -d $USER_DIR ]] || die "USER_DIR=$USER_DIR: no such folder"
+[[ -f $USER_DIR/__init__.py ]] || die "USER_DIR=$USER_DIR: no __init__.py in it; name the folder of a plug-in"
+USER_DIR=$(realpath --no-symlinks "$USER_DIR")
+export USER_DIR
+[[ $USER_DIR -ef $ROOT/momentum_fairseq ]] || PLUGIN=(--user-dir "$USER_DIR")
 
 # describe_status STATUS: how a process ended, by its exit status.
 describe_status() {
@@ -106,6 +112,7 @@ keep_schedule() {
 keep_settings() {
     local folder=$1 file=$1/settings.txt settings=$2 difference
     shift 2
+    ((${#PLUGIN[@]} == 0)) || set -- --user-dir "${USER_DIR##*/}" "$@"
     settings+=$'\n'"flags ${*@Q}"
     mkdir -p "$folder" || die "can't make the folder $folder"
     if [[ ! -f $folder/checkpoint_last.pt ]]; then

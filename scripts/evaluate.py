@@ -19,6 +19,7 @@ from common.checked_options import output_file, output_folder
 from common.run_record import hardware, run_record, training_record
 from common.scoring import Scorer, describe_data, training_set
 from common.translating import Decoder, batches, decoders, speed
+from common.user_dir import add_user_dir
 from common.whole_file import write_json, write_text
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
@@ -60,6 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hypotheses", type=output_folder, metavar="FOLDER", help=hypotheses)
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    add_user_dir(parser)
     options = parser.parse_args(arguments)
     for steps in options.steps:
         if steps != "adaptive" and not (steps.isdigit() and int(steps) > 0):
@@ -164,7 +166,7 @@ def main() -> None:
         options.out,
         {
             "name": options.name or options.checkpoint.resolve().parent.name,
-            **run_record(sys.argv),
+            **run_record(sys.argv, options.user_dir),
             **hardware(device),
             "dtype": options.dtype,
             "text": {"lowercased": scorer.lowercase, "tokenized": scorer.tokenized},

@@ -13,4 +13,4 @@ OUT=${OUT:-}
 [[ -n $DATA && -n $CHECKPOINT && -n $OUT ]] || die "set DATA (prepared folder), CHECKPOINT (a model) and OUT (JSON to write)"
 activate
 export PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning
-exec python "$ROOT/scripts/evaluate.py" "$DATA" "$CHECKPOINT" "$OUT" "$@"
+exec python "$ROOT/scripts/evaluate.py" "$DATA" "$CHECKPOINT" "$OUT" "${PLUGIN[@]}" "$@"

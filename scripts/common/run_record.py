@@ -13,12 +13,15 @@ import torch
 from common import ROOT
 
 
-def run_record(command: list[str]) -> dict[str, str]:
-    """The command with paths relative to the repository, those elsewhere by name only; the date; the git revision."""
+def run_record(command: list[str], user_dir: Path | None = None) -> dict[str, str]:
+    """The command with paths relative to the repository, those elsewhere by name only; the date; the git revision; the name of
+    the plug-in where it isn't ours.
+    """
     return {
         "command": shlex.join(["python", *map(without_folders, [os.path.realpath(command[0]), *map(str, command[1:])])]),
         "date": datetime.date.today().isoformat(),
         "git_revision": git_revision(),
+        **({} if user_dir is None else {"user_dir": user_dir.name}),
     }
 
 
