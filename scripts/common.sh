@@ -17,13 +17,19 @@ die() {
     exit 1
 }
 
-# USER_DIR: fairseq's plug-in, absolute since scripts change folders; PLUGIN: the flag that tells scripts of one that isn't ours.
-USER_DIR=${USER_DIR:-$ROOT/momentum_fairseq} PLUGIN=()
-[[ -d $USER_DIR ]] || die "USER_DIR=$USER_DIR: no such folder"
-[[ -f $USER_DIR/__init__.py ]] || die "USER_DIR=$USER_DIR: no __init__.py in it; name the folder of a plug-in"
-USER_DIR=$(realpath --no-symlinks "$USER_DIR")
+# USER_DIR is fairseq's plug-in, absolute since scripts change folders. Where it isn't ours PLUGIN is the flag for it, and
+# PLUGIN_NAME what is noted of it.
+PLUGIN=() PLUGIN_NAME=
+if [[ -n ${USER_DIR:-} && ! $USER_DIR -ef $ROOT/momentum_fairseq ]]; then
+    [[ -d $USER_DIR ]] || die "USER_DIR=$USER_DIR: no such folder"
+    [[ -f $USER_DIR/__init__.py ]] || die "USER_DIR=$USER_DIR: no __init__.py in it; name the folder of a plug-in"
+    USER_DIR=$(realpath --no-symlinks "$USER_DIR")
+    # shellcheck disable=SC2034  # read by the scripts that source this file
+    PLUGIN=(--user-dir "$USER_DIR") PLUGIN_NAME=${USER_DIR##*/}
+else
+    USER_DIR=$ROOT/momentum_fairseq
+fi
 export USER_DIR
-[[ $USER_DIR -ef $ROOT/momentum_fairseq ]] || PLUGIN=(--user-dir "$USER_DIR")
 
 # describe_status STATUS: how a process ended, by its exit status.
 describe_status() {
@@ -106,13 +112,13 @@ keep_schedule() {
     fi
 }
 
-# keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with, one a line.
-# Others are refused from then on, since they would change it half-way, or change nothing; what an older version didn't note is not
-# compared. Without any flag a finished training is left as it is.
+# keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with, one a line;
+# a plug-in that isn't ours is one of the flags. Others are refused from then on, since they would change it half-way, or change
+# nothing; what an older version didn't note is not compared. Without any flag a finished training is left as it is.
 keep_settings() {
     local folder=$1 file=$1/settings.txt settings=$2 difference
     shift 2
-    ((${#PLUGIN[@]} == 0)) || set -- --user-dir "${USER_DIR##*/}" "$@"
+    [[ -z $PLUGIN_NAME ]] || set -- --user-dir "$PLUGIN_NAME" "$@"
     settings+=$'\n'"flags ${*@Q}"
     mkdir -p "$folder" || die "can't make the folder $folder"
     if [[ ! -f $folder/checkpoint_last.pt ]]; then
@@ -138,7 +144,7 @@ settings_file() {
 # update of the training in FOLDER, of which it says how far it had come.
 is_scored() {
     local result=$2 newer
-    [[ -f $result && $(cat "$(settings_file "$1" "$2")" 2>/dev/null) == "$3" ]] || return 1
+    [[ -f $result && $(cat "$(settings_file "$1" "$2")" 2>/dev/null) == "$3${PLUGIN_NAME:+ USER_DIR=$PLUGIN_NAME}" ]] || return 1
     for newer in "$1/checkpoint_last.pt" "${@:4}"; do [[ $result -nt $newer ]] || return 1; done
 }
 
@@ -149,7 +155,7 @@ score_by() {
     note=$(settings_file "$1" "$2")
     rm -f "$note"
     "${@:4}"
-    printf '%s\n' "$3" >"$note"
+    printf '%s\n' "$3${PLUGIN_NAME:+ USER_DIR=$PLUGIN_NAME}" >"$note"
 }
 
 # download URL: what lies there, to standard output; gives up soon where there is no network.

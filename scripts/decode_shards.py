@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from checkpoint_data import check_binarised
 from common.parallel_text import InputError, run
+from common.run_record import plugin_record
 from common.shards import Shard, all_shards
+from common.user_dir import add_user_dir
 from fairseq import checkpoint_utils, utils
 
 import momentum_fairseq  # noqa: F401  (registers the tasks, the models and safe loading)
@@ -109,6 +111,7 @@ def decode(options: argparse.Namespace) -> None:
     device = torch.device("cuda", options.worker % visible) if visible else torch.device("cpu")
     languages = (options.source_lang, options.target_lang)
     teacher = Teacher(options.checkpoint, options.data / "data-bin", languages, device, options.beam, options.lenpen)
+    facts = {**teacher.facts, **plugin_record(options.user_dir)}
     options.out.mkdir(parents=True, exist_ok=True)
     for shard in all_shards(options.out, options.shards, len(teacher.dataset)):
         with claimed(shard) as free:
@@ -120,7 +123,7 @@ def decode(options: argparse.Namespace) -> None:
             start = time.perf_counter()
             hypotheses = teacher.translate(shard.lines, options.max_tokens)
             seconds = time.perf_counter() - start
-            shard.write(hypotheses, {"seconds": round(seconds, 2), "teacher": teacher.facts})
+            shard.write(hypotheses, {"seconds": round(seconds, 2), "teacher": facts})
             speed = len(hypotheses) / seconds
             print(f"decode: {shard.text.name}: {len(hypotheses):,} sentences, {speed:.1f} a second", flush=True)
 
@@ -138,6 +141,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--lenpen", type=float, default=1.0, help="exponent of the length that scores are divided by (1)")
     parser.add_argument("--max-tokens", type=int, default=4096, help="source tokens a batch, each times the beam (4096)")
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
+    add_user_dir(parser)
     return parser.parse_args()
 
 

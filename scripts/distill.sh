@@ -16,7 +16,7 @@
 # WORKERS             processes that translate side by side (1); on GPUs, one or more on each
 # DECODE_TOKENS       source tokens a batch when translating (4096); the translation doesn't depend on it
 # STUDENT             0 ends when OUT/data stands: train.sh trains students on it (1)
-# All of train.sh's variables are the student's; DEVICE, GPUS, PROCESSES and PRECISION also the teacher's.
+# All of train.sh's variables are the student's; DEVICE, GPUS, PROCESSES, PRECISION and USER_DIR also the teacher's.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/workers.sh"
 
@@ -75,6 +75,7 @@ describe_settings() {
         done
     fi
     for name in BEAM LENPEN SHARDS; do printf '%s=%s\n' "$name" "${!name}"; done
+    [[ -z $PLUGIN_NAME ]] || printf 'USER_DIR=%s\n' "$PLUGIN_NAME"
 }
 
 # Keeps OUT to one run and to one group of settings.
@@ -113,7 +114,7 @@ translate() {
     for ((worker = 0; worker < WORKERS; worker++)); do
         start_worker "$worker" "" python "$ROOT/scripts/decode_shards.py" "$DATA" "$TEACHER" "$OUT/shards" \
             --source-lang "$source_lang" --target-lang "$target_lang" --shards "$SHARDS" --worker "$worker" --beam "$BEAM" \
-            --lenpen "$LENPEN" --max-tokens "$DECODE_TOKENS" "${options[@]}"
+            --lenpen "$LENPEN" --max-tokens "$DECODE_TOKENS" "${PLUGIN[@]}" "${options[@]}"
     done
     wait_for_workers || die "translating failed (see above); the same command goes on with the shards that are missing"
     rm -f "$OUT"/shards/*.lock

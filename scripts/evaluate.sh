@@ -4,6 +4,7 @@
 # DATA        folder made by prepare_parallel.sh; its ref.* files are scored against
 # CHECKPOINT  a trained model
 # OUT         the JSON file to write
+# USER_DIR    see train.sh
 # Everything else by flags: python scripts/evaluate.py --help
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -12,6 +12,7 @@
 # LENGTH_BEAM  lengths tried for each sentence (1)
 # ORACLE       1 takes the references' lengths (0)
 # HISTORY      1 keeps the output of every pass in the log, lines E-<sentence>_<pass> (0)
+# USER_DIR     see train.sh
 # MAX_TOKENS   tokens a batch (4096); the translation doesn't depend on it
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -22,6 +22,7 @@ from common.checked_options import output_file
 from common.image_benchmark import add_benchmark_arguments, run_benchmark
 from common.image_model import ImageModel, load_image_model
 from common.image_sampling import SteppingReader, in_batches, save_picture
+from common.user_dir import add_user_dir
 from torch import Tensor
 
 COLUMNS = 8
@@ -91,6 +92,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--skip-checksums", action="store_true", help="take images that aren't the published ones")
     add("--cpu", action="store_true", help="leave a GPU aside")
     add("--threads", type=int, help="CPU threads (default: torch's)")
+    add_user_dir(parser)
     add_benchmark_arguments(parser)
     options = parser.parse_args(arguments)
     least = {"samples": 0, "completions": 0, "known": 0, "seed": 0, "batch_size": 1, "scale": 1, "threads": 1}

@@ -20,7 +20,7 @@
 # DTYPE        of the scored model: float32, bfloat16 or float16 (float32)
 # SPEED_RUNS   timed runs of the scored model; 0 where others run beside it (3)
 # SCORE_FLAGS  further flags of evaluate.py ("")
-# LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY, SEED, PRECISION, DEVICE   see train.sh
+# LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY, SEED, PRECISION, DEVICE, USER_DIR   see train.sh
 # Attention and connection as in Nguyen et al. 2022, Table 1, translation. A finished training is left as it is, and so is a result
 # newer than its checkpoints that was scored with the same settings.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -17,6 +17,7 @@ from common.checked_options import output_file
 from common.image_model import load_image_model
 from common.run_record import hardware, run_record, training_record
 from common.train_log import read_curve, seconds_per_update
+from common.user_dir import add_user_dir
 from common.whole_file import write_json
 from fairseq import utils
 
@@ -58,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=int, default=16, help="images at a time (default: 16)")
     add("--name", help="of the row (default: the checkpoint's folder)")
     add("--cpu", action="store_true", help="leave a GPU aside")
+    add_user_dir(parser)
     options = parser.parse_args()
     for name, least in (("images", 0), ("batch_size", 1)):
         value = getattr(options, name)
@@ -86,7 +88,7 @@ def main() -> None:
         options.out,
         {
             "name": options.name or options.checkpoint.resolve().parent.name,
-            **run_record(sys.argv),
+            **run_record(sys.argv, options.user_dir),
             **hardware(device),
             "images": str(loaded.task.cfg.images),
             "lossy": any(loaded.task.dataset(split).lossy for split in options.splits),

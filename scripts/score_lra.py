@@ -14,6 +14,7 @@ from common.checked_options import output_file, positive
 from common.run_record import hardware, run_record, training_record
 from common.train_log import read_curve, seconds_per_update
 from common.trained_model import load_trained
+from common.user_dir import add_user_dir
 from common.whole_file import write_json
 from fairseq import utils
 from fairseq.tasks import FairseqTask
@@ -36,6 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--full-updates", type=positive, help="updates of the published protocol, for the table to compare with")
     parser.add_argument("--full-batch-size", type=positive, help="its batch size")
     parser.add_argument("--cpu", action="store_true", help="don't use a GPU")
+    add_user_dir(parser)
     return parser.parse_args(arguments)
 
 
@@ -91,7 +93,7 @@ def main() -> None:
         {
             "name": options.name or options.checkpoint.resolve().parent.name,
             "task": str(task.cfg.lra_task),
-            **run_record(sys.argv),
+            **run_record(sys.argv, options.user_dir),
             **hardware(device),
             "data": about([task.dataset(split) for split in options.splits]),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},

@@ -6,6 +6,7 @@
 # TASK            translation_nat, or translation for an autoregressive model (translation_nat)
 # ARCH            architecture (momentum_nat_multi30k)
 # CRITERION       loss (nat_refinement_loss; label_smoothed_cross_entropy, smoothed by 0.1, for an autoregressive model)
+# USER_DIR        folder of a plug-in that imports momentum_fairseq, see README, A new attention kind (momentum_fairseq)
 # MAX_UPDATE      updates (20000)
 # MAX_TOKENS      most tokens in a worker's batch (2048)
 # TOTAL_TOKENS    tokens an update in all, held exactly by accumulation whatever the number of workers

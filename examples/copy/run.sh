@@ -10,6 +10,7 @@
 # MAX_UPDATE  updates (6000 paper, 2000 small, 20 tiny)
 # LR_DROP     updates after which the learning rate falls from 1e-3 to 1e-4 (3000 paper, 1000 small, 10 tiny)
 # DEVICE      cpu, cuda, or auto: a GPU where torch sees one (auto)
+# USER_DIR    see scripts/train.sh
 # Momenta and step sizes as in Nguyen et al. 2022, Table 1, copy. The data is made on the fly. The same command goes on where a
 # training stopped and leaves a finished one as it is.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"

@@ -17,6 +17,7 @@
 #             and 4)
 # TEST_IMAGES images of the test set that are scored, drawn once and for all; 0: all (0 paper, 1000 small, 4 tiny)
 # DEVICE      cpu, cuda, or auto: a GPU where torch sees one (auto)
+# USER_DIR    see scripts/train.sh
 # Momenta and step sizes as in Table 1. What is scored and drawn with is the checkpoint that is best on the held-out images. A
 # finished training is left as it is, and so is a result newer than its checkpoints, with the same TEST_IMAGES.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
@@ -103,7 +104,7 @@ score() {
         return
     fi
     score_by "$model" "$result" "$settings" env PYTHONWARNINGS=ignore python "$ROOT/scripts/score_images.py" "$best" "$DATA" \
-        --images "$TEST_IMAGES" --name "$ROW" --out "$result" "${here[@]}"
+        --images "$TEST_IMAGES" --name "$ROW" --out "$result" "${PLUGIN[@]}" "${here[@]}"
 }
 
 draw() {
@@ -113,7 +114,7 @@ draw() {
         return
     fi
     PYTHONWARNINGS=ignore python "$ROOT/scripts/generate_images.py" "$best" --data "$DATA" --seed "$SEED" \
-        --out "$picture" "${here[@]}"
+        --out "$picture" "${PLUGIN[@]}" "${here[@]}"
 }
 
 for stage in $STAGES; do

@@ -15,7 +15,7 @@
 # AVERAGE     scores the mean of the last so many checkpoints (0)
 # LENGTH_BEAM lengths that are tried (1); RESCORE=1 has the teacher rank them (0)
 # MAX_MINUTES, STAGES, DTYPE, SPEED_RUNS, SCORE_FLAGS, PRECISION, DEVICE   see scripts/run_row.sh
-# LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY                     see scripts/train.sh; their defaults go by SIZE
+# LR, WARMUP, MAX_TOKENS, TOTAL_TOKENS, VALIDATE_EVERY, USER_DIR           see scripts/train.sh; their defaults go by SIZE
 # TEACHER_…, WORKERS, SHARDS, DECODE_TOKENS                                see scripts/distill.sh
 # BPE_OPERATIONS                                                           of multi30k, see scripts/prepare_parallel.sh (3000)
 # The paper's schedule: Adam, 3e-4 falling to 1e-5 over 250,000 updates of 2 × 2,048 tokens, however many GPUs there are: on one

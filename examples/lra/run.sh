@@ -17,6 +17,7 @@
 # STAGES          what to do (train score)
 # PRECISION       fp32, fp16, bf16 or amp (fp32); all but fp32 need a GPU
 # DEVICE          cpu, cuda, or auto: a GPU where torch sees one (auto)
+# USER_DIR        see scripts/train.sh
 # torch's OneCycleLR, which the code of Xiong et al. uses, starts at LR/25 and moves Adam's first beta, too; this schedule doesn't.
 # Momenta and step sizes as in Nguyen et al. 2022, Table 1. The checkpoint of the best dev accuracy is scored on the test set,
 # once. A finished training is left as it is, and so is a result newer than its checkpoints that was scored on the same data.
@@ -123,7 +124,7 @@ score() {
     [[ $DEVICE == cuda ]] || cpu=(--cpu)
     score_by "$model" "$result" "$settings" env PYTHONWARNINGS=ignore::UserWarning python "$ROOT/scripts/score_lra.py" \
         "$PREPARED" "$checkpoint" "$result" --name "$ROW_NAME" --batch-size "$BATCH" --full-batch-size "${full[0]}" \
-        --full-updates "${full[1]}" "${cpu[@]}"
+        --full-updates "${full[1]}" "${PLUGIN[@]}" "${cpu[@]}"
 }
 
 activate

@@ -10,8 +10,8 @@
 # SEED        (1)
 # MAX_UPDATE  updates (700 small, 20000 paper, 20 tiny); the learning rate falls linearly to 1e-5 over them
 # MAX_MINUTES training stops after so many minutes at the latest (600)
-# STAGES, PRESET, DTYPE, SPEED_RUNS              see scripts/run_row.sh
-# LR, WARMUP, MAX_TOKENS, VALIDATE_EVERY         see scripts/train.sh; their defaults go by SIZE
+# STAGES, PRESET, DTYPE, SPEED_RUNS                  see scripts/run_row.sh
+# LR, WARMUP, MAX_TOKENS, VALIDATE_EVERY, USER_DIR   see scripts/train.sh; their defaults go by SIZE
 # Every row gets the same updates, seed and data; attention and connection as in Nguyen et al. 2022, Table 1, translation.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 

@@ -21,8 +21,13 @@ def run_record(command: list[str], user_dir: Path | None = None) -> dict[str, st
         "command": shlex.join(["python", *map(without_folders, [os.path.realpath(command[0]), *map(str, command[1:])])]),
         "date": datetime.date.today().isoformat(),
         "git_revision": git_revision(),
-        **({} if user_dir is None else {"user_dir": user_dir.name}),
+        **plugin_record(user_dir),
     }
+
+
+def plugin_record(user_dir: Path | None) -> dict[str, str]:
+    """The name of the plug-in of --user-dir; nothing where it is ours."""
+    return {} if user_dir is None else {"user_dir": user_dir.name}
 
 
 def without_folders(word: str) -> str:
