@@ -93,15 +93,15 @@ class AdaptiveMomentumConnection(nn.Module):
 
     def __init__(self, options: ConnectionOptions, eps: float = 1e-6) -> None:
         super().__init__()
-        self.step_size, self.delta, self.ratio, self.eps = options.step_size, options.delta, options.ratio, eps
+        self.by_velocity = options.ratio == "velocity"
+        self.step_size, self.delta, self.eps = options.step_size, options.delta, eps
 
     def forward(self, x: Tensor, a: Tensor, state: ConnectionState | None = None) -> tuple[Tensor, ConnectionState]:
         """`[B,N,C]`, `[B,N,C]` → `[B,N,C]` and the state for the next sub-layer."""
         if state is None:
             return torch.add(x, a, alpha=self.step_size), ConnectionState(a, a, None)
-        reference = state.output if self.ratio == "output" else state.velocity
         x, velocity, momentum = adaptive_step(
-            x, a, state.output, state.velocity, reference, self.step_size, self.delta, self.eps
+            x, a, state.output, state.velocity, self.by_velocity, self.step_size, self.delta, self.eps
         )
         return x, ConnectionState(velocity, a, momentum)
 

@@ -11,45 +11,48 @@ Step = tuple[Tensor, Tensor, Tensor]
 
 
 def adaptive_step(
-    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, reference: Tensor, step_size: float, delta: float, eps: float
+    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, by_velocity: bool, step_size: float, delta: float, eps: float
 ) -> Step:
     """One step from x, pushed by a_k after a_{k−1}.
 
-        r = ‖a_k − a_{k−1}‖ / ‖reference‖,  β̃ = clamp((1 − √r)², 0, 1 − δ),  u_k = β̃ u_{k−1} + a_k,  x' = x + γ̃ u_k
+        r = ‖a_k − a_{k−1}‖ / ‖a_{k−1}‖,  β̃ = clamp((1 − √r)², 0, 1 − δ),  u_k = β̃ u_{k−1} + a_k,  x' = x + γ̃ u_k
 
     Where all are of one dtype, float32 or float64, autograd keeps no intermediate of the features' size, and the backward takes a
     third of the time; it can be differentiated again.
 
     Args:
-        x, push, last_push, velocity, reference: `[...,C]`: a_k, a_{k−1}, u_{k−1}; reference is a_{k−1} or u_{k−1} itself.
+        x, push, last_push, velocity: `[...,C]`, the latter three a_k, a_{k−1} and u_{k−1}.
+        by_velocity: divide by ‖u_{k−1}‖ in place of ‖a_{k−1}‖.
         step_size: γ̃. delta: δ. eps: the least that a norm counts as.
 
     Returns:
         x' and u_k `[...,C]`, u_k in a_k's dtype; and β̃ `[...,1]`, as the norms in float32 at least.
     """
-    tensors = x, push, last_push, velocity
+    tensors, numbers = (x, push, last_push, velocity), (step_size, delta, eps)
     if takes_passes_by_hand(None):
         if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-            return unrecorded_step(*tensors, reference, step_size, delta, eps)[:3]
+            return unrecorded_step(*tensors, by_velocity, *numbers)[:3]
         if x.dtype in (torch.float32, torch.float64) and all(tensor.dtype == x.dtype for tensor in tensors):
-            return _AdaptiveStep.apply(*tensors, reference is velocity, step_size, delta, eps)
-    return plain_step(*tensors, reference, step_size, delta, eps)
+            return _AdaptiveStep.apply(*tensors, by_velocity, *numbers)
+    return plain_step(*tensors, by_velocity, *numbers)
 
 
 def plain_step(
-    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, reference: Tensor, step_size: float, delta: float, eps: float
+    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, by_velocity: bool, step_size: float, delta: float, eps: float
 ) -> Step:
     """`adaptive_step` by torch's operations alone."""
-    root = (norm(push - last_push).clamp(min=eps) / norm(reference).clamp(min=eps)).sqrt()
+    reference_norm = norm(velocity if by_velocity else last_push).clamp(min=eps)
+    root = (norm(push - last_push).clamp(min=eps) / reference_norm).sqrt()
     momentum = (1 - root).square().clamp(max=1 - delta)
     return *move(x, push, velocity, momentum, step_size), momentum
 
 
 def unrecorded_step(
-    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, reference: Tensor, step_size: float, delta: float, eps: float
+    x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, by_velocity: bool, step_size: float, delta: float, eps: float
 ) -> tuple[Tensor, ...]:
     """`plain_step` in place where a recorded graph would need what is written over; its results, and then both norms."""
-    change_norm, reference_norm = norm(push - last_push).clamp_(min=eps), norm(reference).clamp_(min=eps)
+    change_norm = norm(push - last_push).clamp_(min=eps)
+    reference_norm = norm(velocity if by_velocity else last_push).clamp_(min=eps)
     momentum = (change_norm / reference_norm).sqrt_().sub_(1).square_().clamp_(max=1 - delta)
     return *move(x, push, velocity, momentum, step_size), momentum, change_norm, reference_norm
 
@@ -80,8 +83,7 @@ class _AdaptiveStep(torch.autograd.Function):
         eps: float,
     ) -> Step:
         ctx.constants = by_velocity, step_size, delta, eps
-        reference = velocity if by_velocity else last_push
-        *step, change_norm, reference_norm = unrecorded_step(x, push, last_push, velocity, reference, step_size, delta, eps)
+        *step, change_norm, reference_norm = unrecorded_step(x, push, last_push, velocity, by_velocity, step_size, delta, eps)
         ctx.save_for_backward(x, push, last_push, velocity, change_norm, reference_norm)
         return tuple(step)
 
@@ -94,8 +96,7 @@ class _AdaptiveStep(torch.autograd.Function):
             directions = of_x, of_velocity, of_momentum
 
             def step(x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor) -> Step:
-                reference = velocity if by_velocity else last_push
-                return plain_step(x, push, last_push, velocity, reference, step_size, delta, eps)
+                return plain_step(x, push, last_push, velocity, by_velocity, step_size, delta, eps)
 
             return *recorded_gradients(step, inputs, ctx.needs_input_grad[:4], directions), *[None] * 4
         of_push = torch.add(of_velocity, of_x, alpha=step_size)

@@ -55,8 +55,7 @@ def test_a_chain_of_adaptive_steps(by_velocity):
         def function(pushes):
             x, velocity, last = torch.zeros_like(pushes[0]), pushes[0], pushes[0]
             for push in pushes[1:]:
-                reference = velocity if by_velocity else last
-                x, velocity, _ = step(x, push, last, velocity, reference, step_size=0.9, delta=1e-3, eps=1e-6)
+                x, velocity, _ = step(x, push, last, velocity, by_velocity, step_size=0.9, delta=1e-3, eps=1e-6)
                 last = push
             return x
 
@@ -74,7 +73,7 @@ def test_an_adaptive_step_of_which_one_input_alone_takes_a_gradient(only):
     tensors[only].requires_grad_()
 
     def function(step):
-        out, velocity, _ = step(*tensors, tensors[2], step_size=0.9, delta=1e-3, eps=1e-6)
+        out, velocity, _ = step(*tensors, False, step_size=0.9, delta=1e-3, eps=1e-6)
         return torch.autograd.grad((out * velocity.exp()).sum(), tensors[only], create_graph=True)[0]
 
     torch.testing.assert_close(function(adaptive_step), function(plain_step), rtol=1e-10, atol=1e-10)
