@@ -27,6 +27,7 @@ from torch import Tensor
 
 COLUMNS = 8
 COMPLETIONS = COLUMNS - 2
+LARGEST_SCALE = 32  # a row of MNIST is 7,744 dots wide then; the picture is in memory as a whole
 
 
 def samples(loaded: ImageModel, options: argparse.Namespace, generator: torch.Generator) -> list[np.ndarray]:
@@ -88,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--known", type=int, help="values that are known of an image to complete; needs --data (default: half of them)")
     add("--seed", type=int, default=1, help="what is drawn follows from it (default: 1)")
     add("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    add("--scale", type=int, default=2, help="dots a pixel (default: 2)")
+    add("--scale", type=int, default=2, help=f"dots a pixel, at most {LARGEST_SCALE} (default: 2)")
     add("--skip-checksums", action="store_true", help="take images that aren't the published ones")
     add("--cpu", action="store_true", help="leave a GPU aside")
     add("--threads", type=int, help="CPU threads (default: torch's)")
@@ -96,16 +97,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_benchmark_arguments(parser)
     options = parser.parse_args(arguments)
     least = {"samples": 0, "completions": 0, "known": 0, "seed": 0, "batch_size": 1, "scale": 1, "threads": 1}
+    most = {"seed": torch.iinfo(torch.uint64).max, "scale": LARGEST_SCALE}
     for name, number in least.items():
         value = getattr(options, name)
         if value is not None and value < number:
             parser.error(f"--{name.replace('_', '-')} must be at least {number}, got {value}")
+        if name in most and value > most[name]:
+            parser.error(f"--{name.replace('_', '-')} must be at most {most[name]}, got {value}")
     if (options.checkpoint is None) == (options.benchmark is None):
         parser.error("give a checkpoint to draw with, or --benchmark")
     if options.data is None:
-        for name in ("completions", "known"):
-            if getattr(options, name):
+        for name, given in (("completions", bool(options.completions)), ("known", options.known is not None)):
+            if given:
                 parser.error(f"--{name} needs --data, the folder with the images to complete")
+    if options.known is not None and options.completions == 0:
+        parser.error(f"--known {options.known}: there is nothing to complete with --completions 0")
     if options.completions is None:
         options.completions = 4 if options.data else 0
     if options.checkpoint and not options.samples and not options.completions:

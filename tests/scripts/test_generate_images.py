@@ -165,9 +165,18 @@ def test_the_benchmark_measures_six_rows_in_one_run_and_their_states(tmp_path):
         (["x.pt", "--samples", "0"], "nothing to draw"),
         (["x.pt", "--completions", "2"], "--completions needs --data"),
         (["x.pt", "--known", "5"], "--known needs --data"),
+        (["x.pt", "--known", "0"], "--known needs --data"),
+        (["x.pt", "--data", "y", "--known", "5", "--completions", "0"], "--known 5: there is nothing to complete"),
+        (["x.pt", "--scale", "100000"], "--scale must be at most 32, got 100000"),
+        (["x.pt", "--seed", str(2**64)], f"--seed must be at most {2**64 - 1}, got {2**64}"),
     ],
 )
 def test_bad_arguments_are_refused_by_name_and_value(arguments, message, capsys):
     with pytest.raises(SystemExit):
         parse_arguments([*arguments, "--out", "x.png"])
     assert message in capsys.readouterr().err
+
+
+def test_the_largest_seed_is_one_that_torch_takes():
+    options = parse_arguments(["x.pt", "--out", "x.png", "--seed", str(2**64 - 1)])
+    torch.Generator().manual_seed(options.seed)
