@@ -17,11 +17,12 @@ from checkpoint_data import check_data
 from common.bootstrap import pack
 from common.checked_options import output_file, output_folder
 from common.run_record import hardware, run_record, training_record
-from common.scoring import Scorer, describe_data, training_set
+from common.scoring import Scorer, describe_data, training_folder, training_set
 from common.translating import Decoder, batches, decoders, speed
 from common.user_dir import add_user_dir
 from common.whole_file import write_json, write_text
 from fairseq import checkpoint_utils
+from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.tasks import FairseqTask
 
 import momentum_fairseq  # noqa: F401  (registers the task, the model and safe loading)
@@ -81,14 +82,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, FairseqTask]:
-    """The model as fairseq-generate would use it, its configuration and its task, on the data of this run."""
-    data = {"data": str(options.data / "data-bin"), "eval_bleu": False}
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], arg_overrides=data)
-    check_data(options.checkpoint, cfg, options.data)
+def load(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any, FairseqTask, Path | None]:
+    """The model as fairseq-generate would use it, its configuration and its task, on the data of this run; and the prepared
+    folder that it was trained on, None where that isn't there any more.
+    """
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(options.checkpoint))
+    check_data(options.checkpoint, state["cfg"], options.data)
+    trained_on = training_folder(state["cfg"].task.data)
+    overwrite_args_by_name(state["cfg"], {"data": str(options.data / "data-bin"), "eval_bleu": False})
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(options.checkpoint)], state=state)
     model = models[0].to(device, DTYPES[options.dtype]).eval()
     model.prepare_for_inference_(cfg)
-    return model, cfg, task
+    return model, cfg, task, trained_on
 
 
 def refuse_ignored(task: FairseqTask, options: argparse.Namespace) -> None:
@@ -156,7 +161,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    model, cfg, task = load(options, device)
+    model, cfg, task, trained_on = load(options, device)
     refuse_ignored(task, options)
     scorer = Scorer(options.data, task.target_dictionary)
     ways = decoders(task, model, options)
@@ -170,8 +175,8 @@ def main() -> None:
             **hardware(device),
             "dtype": options.dtype,
             "text": {"lowercased": scorer.lowercase, "tokenized": scorer.tokenized},
-            "data": describe_data(options.data, {split: scorer.references(split) for split in options.splits}),
-            "training_set": training_set(options.data),
+            "data": describe_data(options.data, trained_on, {split: scorer.references(split) for split in options.splits}),
+            "training_set": {} if trained_on is None else training_set(trained_on),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},
             "task": {key: getattr(cfg.task, key) for key in TASK_SETTINGS if hasattr(cfg.task, key)},
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -86,6 +86,7 @@ class Result:
         """What sets its scores apart from those of the plain protocol."""
         given = {
             "distilled": self.data.get("distilled"),
+            "training set unknown": self.data.get("distilled", False) is None,
             "repeats removed": self.content.get("collapse_repeats"),
             f"length beam {self.content.get('length_beam')}": self.content.get("length_beam", 1) > 1,
             "re-scored": self.content.get("rescored"),

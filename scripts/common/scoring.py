@@ -74,17 +74,32 @@ class Scorer:
         return scores, statistics
 
 
-def describe_data(folder: Path, references: dict[str, list[str]]) -> dict[str, Any]:
-    """What a score depends on besides the model: corpus, distilled or not, and the test sets by checksum.
+def training_folder(data: str) -> Path | None:
+    """The prepared folder of the data-bin that a checkpoint's training was given; None, said aloud, where it isn't there.
 
     Args:
+        data: the task's `data`; from the folder that the training was started in, unless absolute.
+    """
+    folder = Path(data).parent
+    if (folder / "settings.txt").is_file():
+        return folder
+    print(f"warning: {data}: the model was trained on it, and no prepared folder is there: training set unknown", flush=True)
+    return None
+
+
+def describe_data(folder: Path, trained_on: Path | None, references: dict[str, list[str]]) -> dict[str, Any]:
+    """What a score depends on besides the model: the corpus that it was trained on, distilled or not, and the test sets by
+    checksum.
+
+    Args:
+        folder: the prepared folder that is scored. trained_on: the one that the model was trained on; None = not known.
         references: split → its references.
     """
-    settings = prepared_settings(folder)
+    settings, training = prepared_settings(folder), trained_on and prepared_settings(trained_on)
     return {
-        "corpus": settings.get("CORPUS"),
-        "substitute": "substitute" in settings.get("CORPUS", ""),
-        "distilled": settings.get("DISTILLED") == "1",
+        "corpus": training and training.get("CORPUS"),
+        "substitute": training and "substitute" in training.get("CORPUS", ""),
+        "distilled": training and training.get("DISTILLED") == "1",
         "languages": f"{settings['SOURCE_LANG']}-{settings['TARGET_LANG']}",
         "sets": {
             split: {

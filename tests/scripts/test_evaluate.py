@@ -47,12 +47,13 @@ def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def checkpoint(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A checkpoint of an untrained model, as fairseq-train would name its parts."""
 
     def build(flags: list[str]) -> Path:
         parser = options.get_training_parser()
-        args = options.parse_args_and_arch(parser, [str(corpus / "bin"), "-s", "src", "-t", "tgt", "--max-update=9", *flags])
+        data = [str(prepared / "data-bin"), "--source-lang=src", "--target-lang=tgt"]
+        args = options.parse_args_and_arch(parser, [*data, "--max-update=9", *flags])
         cfg = convert_namespace_to_omegaconf(args)
         task = setup_task(cfg.task)
         torch.manual_seed(cfg.common.seed)
@@ -103,6 +104,34 @@ def test_a_result_says_what_was_scored_how_and_on_what(nat, run, prepared):
     assert data["sets"]["test"]["sentences"] == 30 and data["sets"]["valid"]["name"] == "val"
     texts = {language: (prepared / "bpe" / f"train.{language}").read_bytes() for language in ("src", "tgt")}
     assert result["training_set"] == {language: hashlib.sha256(text).hexdigest() for language, text in texts.items()}
+
+
+def test_a_result_says_what_was_trained_on_and_not_what_the_scored_folder_was_prepared_from(nat, run, prepared, tmp_path, capsys):
+    other = shutil.copytree(prepared, tmp_path / "other")
+    settings = (other / "settings.txt").read_text()
+    (other / "settings.txt").write_text(settings.replace("DISTILLED=1", "DISTILLED=0").replace("a substitute", "whole"))
+    (other / "bpe" / "train.tgt").write_text("other words\n")
+    flags = ("--steps=1", "--splits=test", "--lengths=predicted", "--speed-runs=0")
+    own, result = run(nat, *flags), run(nat, *flags, data=other)
+    assert own["training_set"] and own["data"]["distilled"]
+    assert (result["training_set"], result["data"]) == (own["training_set"], own["data"])
+    state = torch.load(nat, weights_only=True)
+    state["cfg"]["task"]["data"] = str(tmp_path / "removed" / "data-bin")
+    moved = tmp_path / "moved.pt"
+    torch.save(state, moved)
+    capsys.readouterr()
+    result = run(moved, *flags)
+    assert result["training_set"] == {} and result["scores"] == own["scores"]
+    assert [result["data"][key] for key in ("corpus", "substitute", "distilled")] == [None] * 3
+    assert "removed/data-bin: the model was trained on it, and no prepared folder is there" in capsys.readouterr().out
+
+
+def test_a_dictionary_is_compared_with_that_of_the_training_not_with_itself(nat, run, prepared, tmp_path):
+    other = shutil.copytree(prepared, tmp_path / "other")
+    words = (other / "data-bin/dict.tgt.txt").read_text().splitlines(keepends=True)
+    (other / "data-bin/dict.tgt.txt").write_text("".join(reversed(words)))
+    with pytest.raises(SystemExit, match=r"was trained with another dictionary, .*dict.tgt.txt, than .*dict.tgt.txt; prepare"):
+        run(nat, data=other)
 
 
 def test_data_of_another_direction_or_dictionary_is_refused(nat, run, prepared, tmp_path):

@@ -173,7 +173,9 @@ def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
     text = print_table(*both)
     assert cells(text, "linear") and cells(text, "linear, repeats removed")
     assert "- all rows: distilled" in text
-    text = print_table(*both, make("linear"))
+    unknown = make("momentum", data={**data, "corpus": None, "substitute": None, "distilled": None})
+    text = print_table(*both, make("linear"), unknown)
+    assert cells(text, "momentum, training set unknown")
     assert cells(text, "linear, distilled, repeats removed") and cells(text, "linear, distilled") and cells(text, "linear")
 
 
