@@ -3,17 +3,19 @@
 Reads <METHOD>-seed<SEED>/train.log in the first folder; writes curves.json, curves.png and table.md to the second.
 """
 
-import json
+import argparse
 import re
 import sys
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
+from common.checked_options import check_device, output_folder
 from common.markdown_table import markdown
 from common.panels import pyplot, save
+from common.run_record import hardware, run_record, training_command, training_revisions
 from common.train_log import entries
-from common.whole_file import write_text
+from common.whole_file import write_json, write_text
 
 METHODS = ("softmax", "linear", "momentum", "connection", "adaptive")
 
@@ -28,12 +30,13 @@ class Point(NamedTuple):
 
 
 class Training(NamedTuple):
-    """One training. milliseconds: of an update, median over the points."""
+    """One training. milliseconds: of an update, median over the points; folder: where it stands."""
 
     method: str
     seed: int
     points: list[Point]
     milliseconds: float
+    folder: Path
 
 
 def read(log: Path) -> Training:
@@ -58,7 +61,7 @@ def read(log: Path) -> Training:
         seconds += (updates - before) / speeds.get(updates, usual)
         before = updates
         points.append(Point(updates, seconds, float(entry["loss"]), float(entry["accuracy"])))
-    return Training(name[1], int(name[2]), points, 1000 / usual)
+    return Training(name[1], int(name[2]), points, 1000 / usual, log.parent)
 
 
 def averaged(trainings: list[Training]) -> list[Point]:
@@ -101,24 +104,34 @@ def plot(curves: dict[str, list[Point]], path: Path) -> None:
     save(figure, path)
 
 
+def record_of(trainings: list[Training]) -> dict[str, Any]:
+    """What curves.json says of a method: its seeds, what trained each of them, and the means of their points."""
+    return {
+        "seeds": [training.seed for training in trainings],
+        "training_commands": [training_command(training.folder) for training in trainings],
+        "training_revisions": [training_revisions(training.folder) for training in trainings],
+        "points": [point._asdict() for point in averaged(trainings)],
+    }
+
+
 def main() -> None:
-    if len(sys.argv) != 3:
-        raise SystemExit(f"usage: {__doc__}")
-    runs, results = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder of the trainings")
+    parser.add_argument("results", type=output_folder, help="folder to write into")
+    parser.add_argument("--device", default="cpu", help="which of this machine they were trained on (default: cpu)")
+    options = parser.parse_args()
+    check_device(parser, options)
     try:
-        trainings = [read(log) for log in sorted(runs.glob("*/train.log"))]
+        trainings = [read(log) for log in sorted(options.runs.glob("*/train.log"))]
     except (OSError, ValueError) as error:
         raise SystemExit(f"plot_copy.py: error: {error}") from error
     if not trainings:
-        raise SystemExit(f"plot_copy.py: error: no <METHOD>-seed<SEED>/train.log in {runs}; train with examples/copy/run.sh")
-    methods: dict[str, Any] = {method: [t for t in trainings if t.method == method] for method in METHODS}
-    methods = {method: own for method, own in methods.items() if own}
-    curves = {method: averaged(own) for method, own in methods.items()}
-    seeds = {method: [t.seed for t in own] for method, own in methods.items()}
-    record = {method: {"seeds": seeds[method], "points": [p._asdict() for p in curves[method]]} for method in methods}
-    write_text(results / "curves.json", json.dumps(record, indent=1) + "\n")
-    write_text(results / "table.md", table(methods))
-    plot(curves, results / "curves.png")
+        parser.error(f"no <METHOD>-seed<SEED>/train.log in {options.runs}; train with examples/copy/run.sh")
+    methods = {method: own for method in METHODS if (own := [t for t in trainings if t.method == method])}
+    record = {**run_record(sys.argv), **hardware(options.device), "methods": {m: record_of(own) for m, own in methods.items()}}
+    write_json(options.results / "curves.json", record)
+    write_text(options.results / "table.md", table(methods))
+    plot({method: averaged(own) for method, own in methods.items()}, options.results / "curves.png")
     print(table(methods), end="")
 
 

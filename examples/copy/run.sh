@@ -62,7 +62,7 @@ device=(--num-workers 2)
 [[ $DEVICE == cuda ]] || device=(--cpu --num-workers 0)
 
 train() {
-    local method=$1 seed=$2 out=$RUNS/$SIZE/$1-seed$2 kind
+    local method=$1 seed=$2 out=$RUNS/$SIZE/$1-seed$2 kind arguments
     shift 2
     keep_settings "$out" "LR_DROP=$LR_DROP" "$@"
     if is_trained "$out"; then
@@ -71,15 +71,17 @@ train() {
     fi
     claim_training "$out"
     choose "$method"
-    PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train --user-dir "$USER_DIR" --task copy \
-        --arch momentum_lm_copy "${kind[@]}" "${size[@]}" "${device[@]}" --seed "$seed" \
-        --criterion label_smoothed_cross_entropy --label-smoothing 0 --report-accuracy \
-        --optimizer radam --lr 1e-3 --lr-scheduler step --lr-deacy-period "$LR_DROP" --lr-decay 0.1 --min-lr 1e-4 \
-        --max-update "$MAX_UPDATE" --no-epoch-checkpoints --save-dir "$out" \
-        --log-format json --no-progress-bar --log-file "$out/train.log" "$@"
+    arguments=(--user-dir "$USER_DIR" --task copy --arch momentum_lm_copy "${kind[@]}" "${size[@]}" "${device[@]}" --seed "$seed"
+        --criterion label_smoothed_cross_entropy --label-smoothing 0 --report-accuracy
+        --optimizer radam --lr 1e-3 --lr-scheduler step --lr-deacy-period "$LR_DROP" --lr-decay 0.1 --min-lr 1e-4
+        --max-update "$MAX_UPDATE" --no-epoch-checkpoints --save-dir "$out"
+        --log-format json --no-progress-bar --log-file "$out/train.log" "$@")
+    note_revision "$out"
+    printf '%q ' fairseq-train "${arguments[@]}" >"$out/command.txt"
+    PYTHONWARNINGS=ignore::UserWarning,ignore::FutureWarning fairseq-train "${arguments[@]}"
 }
 
 for seed in $SEED; do
     for method in $METHOD; do train "$method" "$seed" "$@"; done
 done
-python "$ROOT/scripts/plot_copy.py" "$RUNS/$SIZE" "$RESULTS"
+python "$ROOT/scripts/plot_copy.py" "$RUNS/$SIZE" "$RESULTS" --device "$DEVICE"

@@ -57,14 +57,26 @@ def git_revision() -> str:
 def training_record(checkpoint: Path) -> dict[str, Any]:
     """Updates of a checkpoint, those its training has had and was to have, and where noted the revisions that trained it."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    last, noted = (checkpoint.parent / name for name in ("checkpoint_last.pt", "revision.txt"))
+    last = checkpoint.parent / "checkpoint_last.pt"
     newest = torch.load(last, map_location="cpu", weights_only=True, mmap=True) if last.is_file() else state
     return {
         "updates": state["optimizer_history"][-1]["num_updates"],
         "last_update": newest["optimizer_history"][-1]["num_updates"],
         "max_update": state["cfg"]["optimization"]["max_update"],
-        "training_revisions": noted.read_text(encoding="utf-8").split() if noted.is_file() else [],
+        "training_revisions": training_revisions(checkpoint.parent),
     }
+
+
+def training_revisions(folder: Path) -> list[str]:
+    """The revisions that trained in a folder, as common.sh's note_revision notes them there; none where it hasn't."""
+    noted = folder / "revision.txt"
+    return noted.read_text(encoding="utf-8").split() if noted.is_file() else []
+
+
+def training_command(folder: Path) -> str | None:
+    """The command in a training folder's command.txt, without the folders of this machine; None where none was noted."""
+    noted = folder / "command.txt"
+    return shlex.join(map(without_folders, shlex.split(noted.read_text(encoding="utf-8")))) if noted.is_file() else None
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -41,6 +41,21 @@ def test_curves_are_means_of_the_seeds_where_all_have_one(tmp_path):
     assert rows[3] == "| momentum | 1 | 30 | 1.000 | 1.000 | 1.0 | 500.0 | 1.33 |"
 
 
+def test_the_curves_say_what_made_them_and_what_an_older_training_did_not_note_is_none(tmp_path):
+    log = write_log(tmp_path / "runs", "linear-seed1", [(10, 4.0, 10, 2)])
+    write_log(tmp_path / "runs", "linear-seed2", [(10, 4.0, 10, 2)])
+    (log.parent / "revision.txt").write_text("abc\ndef\n")
+    (log.parent / "command.txt").write_text("fairseq-train --save-dir /some/where/run --log-file a\\ b")
+    made = run("scripts/plot_copy.py", tmp_path / "runs", tmp_path / "results")
+    assert made.returncode == 0, made.stderr
+    record = json.loads((tmp_path / "results" / "curves.json").read_text())
+    assert record["command"] == "python scripts/plot_copy.py .../runs .../results"
+    assert record.keys() >= {"date", "git_revision", "device", "threads", "torch", "python"}
+    linear = record["methods"]["linear"]
+    assert linear["training_commands"] == ["fairseq-train --save-dir .../run --log-file 'a b'", None]
+    assert linear["training_revisions"] == [["abc", "def"], []]
+
+
 def test_logs_that_tell_nothing_are_refused(tmp_path):
     with pytest.raises(ValueError, match="other-seed1: the name must be <METHOD>-seed<SEED>, with one of the methods softmax"):
         plot_copy.read(write_log(tmp_path, "other-seed1", [(1, 4.0, 1, 2)]))
@@ -69,8 +84,12 @@ def test_a_training_makes_the_figure_and_a_second_call_trains_nothing(tmp_path):
     assert first.returncode == 0, first.stdout + first.stderr
     assert "adaptive-seed2 is trained, nothing to do" in second.stdout
     record = json.loads((tmp_path / "results" / "curves.json").read_text())
-    assert record["adaptive"]["seeds"] == [2]
-    assert [point["updates"] for point in record["adaptive"]["points"]] == [5, 10, 15, 20]
+    adaptive = record["methods"]["adaptive"]
+    assert adaptive["seeds"] == [2]
+    assert [point["updates"] for point in adaptive["points"]] == [5, 10, 15, 20]
+    (command,), (revisions,) = adaptive["training_commands"], adaptive["training_revisions"]
+    assert command.startswith("fairseq-train --user-dir momentum_fairseq --task copy") and "--connection adaptive" in command
+    assert str(tmp_path) not in json.dumps(record) and revisions == [record["git_revision"]]
     log = (tmp_path / "runs" / "tiny" / "adaptive-seed2" / "train.log").read_text()
     assert '"num_updates": "5", "lr": "0.001"' in log and '"num_updates": "20", "lr": "0.0001"' in log
     assert (tmp_path / "results" / "curves.png").stat().st_size > 1000
