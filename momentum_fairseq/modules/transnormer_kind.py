@@ -39,7 +39,7 @@ class TransnormerAttention(AttentionKind):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if self.diagonal:
             return diag_attention(q, k, v, self.block, key_padding_mask=key_padding_mask)
-        return norm_attention(self.feature_map(q), self.feature_map(k), v, self.gain, key_padding_mask=key_padding_mask)
+        return norm_attention(q, k, v, self.gain, key_padding_mask=key_padding_mask, feature_map=self.feature_map)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         if self.diagonal:

@@ -6,13 +6,22 @@ from torch import Tensor
 
 from momentum_fairseq.ops.causal_product import ProductState, causal_product
 from momentum_fairseq.ops.checks import check_causal, check_shapes
-from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
+from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper, take_map
+from momentum_fairseq.ops.feature_maps import FeatureMap
 from momentum_fairseq.ops.key_value_cache import KeyValueCache
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.real_first import put_back, real_first, take
 
 
-def norm_attention(q: Tensor, k: Tensor, v: Tensor, gain: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
+def norm_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    feature_map: FeatureMap | None = None,
+) -> Tensor:
     """NormAttention: RMSNorm(q (kᵀ v)), without a denominator (section 4.1); not causal.
 
         RMSNorm(x) = gain x / √(mean(x²) + 1e-6)        over the M features of a head
@@ -21,6 +30,7 @@ def norm_attention(q: Tensor, k: Tensor, v: Tensor, gain: Tensor, *, key_padding
         q, k, v: `[B,H,N,D]`, `[B,H,S,D]`, already feature-mapped, and `[B,H,S,M]`.
         gain: `[H,M]`.
         key_padding_mask: bool `[B,S]`, True = padding.
+        feature_map: φ, to take of q and k first, which are then not yet feature-mapped.
 
     Returns:
         `[B,H,N,M]` in v's dtype, summed in float32 or better; zeros where a row has no real key.
@@ -29,9 +39,12 @@ def norm_attention(q: Tensor, k: Tensor, v: Tensor, gain: Tensor, *, key_padding
         ValueError: shapes that disagree.
     """
     check_shapes(q, k, v, key_padding_mask)
+    q, k, product_map = take_map(feature_map, q, k, v)
     out_dtype = v.dtype
     with no_autocast(q):
         q, k, v = in_full_precision(q, k, v, key_padding_mask)
+        if product_map is not None:  # of padding φ isn't zero, but its values are
+            return rms_norm(product_map.of_products(q @ k.transpose(-1, -2), q.shape[-1]) @ v, gain).to(out_dtype)
         if quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], v.shape[3]):
             return rms_norm((q @ k.transpose(-1, -2)) @ v, gain).to(out_dtype)
         return rms_norm(q @ (k.transpose(-1, -2) @ v), gain).to(out_dtype)
@@ -46,7 +59,8 @@ def causal_norm_attention(
     key_padding_mask: Tensor | None = None,
     state: ProductState | None = None,
 ) -> tuple[Tensor, ProductState]:
-    """RMSNorm(q_iᵀ Σ_{j≤i} k_j v_jᵀ), in time and memory linear in N; arguments as in `norm_attention`, N = S.
+    """RMSNorm(q_iᵀ Σ_{j≤i} k_j v_jᵀ), in time and memory linear in N; arguments as in `norm_attention`, N = S,
+    but q and k feature-mapped: the state that it leaves is of features.
 
     Args:
         state: of the positions before the first one; None = there are none.

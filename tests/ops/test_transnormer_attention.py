@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from momentum_fairseq.ops import softmax_attention
+from momentum_fairseq.ops import FEATURE_MAPS, softmax_attention
 from momentum_fairseq.ops.transnormer_attention import (
     causal_norm_attention,
     diag_attention,
@@ -39,6 +39,22 @@ def test_norm_attention_is_its_formula(length, side, causal):
 
     theirs = value_and_gradients(lambda: naive_norm(q, k, v, mask, causal), q, k, v)
     assert_same(value_and_gradients(ours, q, k, v), theirs, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("side", [None, *SIDES])
+@pytest.mark.parametrize("length", [1, 5, 200])
+def test_norm_attention_through_products_is_that_of_the_features(length, side, monkeypatch):
+    q, k, v = inputs(length, length)
+    mask, taylor, taken = None if side is None else padding_mask(3, length, side), FEATURE_MAPS["taylor"], []
+    theirs = value_and_gradients(lambda: norm_attention(taylor(q), taylor(k), v, GAIN, key_padding_mask=mask), q, k, v)
+    features = type(taylor).__call__
+    monkeypatch.setattr(type(taylor), "__call__", lambda self, x: taken.append(x) or features(self, x))
+
+    def ours():
+        return norm_attention(q, k, v, GAIN, key_padding_mask=mask, feature_map=taylor)
+
+    assert_same(value_and_gradients(ours, q, k, v), theirs, tolerance=1e-9)
+    assert bool(taken) == (length == 200)
 
 
 @pytest.mark.parametrize("causal", [False, True])
