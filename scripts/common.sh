@@ -113,13 +113,13 @@ keep_schedule() {
 }
 
 # keep_settings FOLDER SETTINGS [FLAG…]: FOLDER/settings.txt gets the settings and flags that its training begins with, one a line;
-# a plug-in that isn't ours is one of the flags. Others are refused from then on, since they would change it half-way, or change
-# nothing; what an older version didn't note is not compared. Without any flag a finished training is left as it is.
+# so does a plug-in that isn't ours. Others are refused from then on, since they would change it half-way, or change nothing; what an
+# older version didn't note is not compared. Without any flag a finished training is left as it is.
 keep_settings() {
     local folder=$1 file=$1/settings.txt settings=$2 difference
     shift 2
-    [[ -z $PLUGIN_NAME ]] || set -- --user-dir "$PLUGIN_NAME" "$@"
     settings+=$'\n'"flags ${*@Q}"
+    [[ -z $PLUGIN_NAME ]] || settings+=$'\n'"USER_DIR=$PLUGIN_NAME"
     mkdir -p "$folder" || die "can't make the folder $folder"
     if [[ ! -f $folder/checkpoint_last.pt ]]; then
         claim_training "$folder"
@@ -127,7 +127,7 @@ keep_settings() {
         return
     fi
     [[ -f $file ]] || return 0
-    settings=$(awk -F '[= ]' 'NR == FNR { noted[$1]; next } $1 in noted' "$file" <(printf '%s\n' "$settings"))
+    settings=$(awk -F '[= ]' 'NR == FNR { noted[$1]; next } $1 in noted || $1 == "USER_DIR"' "$file" <(printf '%s\n' "$settings"))
     difference=$(diff "$file" <(printf '%s\n' "$settings") | grep '^[<>]') || true
     if (($# == 0)) && ! grep -qv '^[<>] flags ' <<<"$difference" && is_trained "$folder"; then
         difference=''

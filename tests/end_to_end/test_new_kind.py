@@ -1,13 +1,18 @@
-"""README's example of a new attention kind, as it stands there: one file, trained and translated with."""
+"""README's example of a new attention kind, as it stands there: one file, trained, translated and scored with."""
 
+import json
 import re
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 import torch
+
+from tests.scripts.commands import run
+from tests.scripts.parallel_corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +26,16 @@ def example() -> str:
     return textwrap.dedent(block[1])
 
 
-def test_the_example_of_a_new_kind_trains_and_translates(train, fairseq: Callable[..., CompletedProcess], tmp_path, monkeypatch):
-    plugin = tmp_path / "my_attention"
-    plugin.mkdir()
-    (plugin / "__init__.py").write_text(example(), encoding="utf-8")
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """The example's folder."""
+    folder = tmp_path / "my_attention"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(example(), encoding="utf-8")
+    return folder
+
+
+def test_it_trains_and_translates(plugin, train, fairseq: Callable[..., CompletedProcess], tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     result = train(tmp_path, 6, f"--user-dir={plugin}", "--attention=cosine")
     assert result.returncode == 0, result.stderr
@@ -34,3 +45,25 @@ def test_the_example_of_a_new_kind_trains_and_translates(train, fairseq: Callabl
     result = fairseq("generate", f"--user-dir={plugin}", f"--path={checkpoint}")
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^H-\d+\t", result.stdout, re.MULTILINE)) == 30
+
+
+def test_the_scripts_train_score_and_translate_with_it_and_do_not_go_on_without(plugin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = Corpus(tmp_path / "raw", tmp_path / "prepared").prepare()
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    short = {"SIZE": "tiny", "MAX_UPDATE": 2, "VALIDATE_EVERY": 2, "SPEED_RUNS": 0, "SCORE_FLAGS": "--splits test --steps 2"}
+    places = {"DATA": "prepared", "MODEL": "model", "RESULT": "result.json"}
+    row = partial(run, "scripts/run_row.sh", "--attention=cosine", ROW="softmax", ROW_NAME="cosine", **short, **places)
+    first = row(USER_DIR="my_attention")
+    assert first.returncode == 0, first.stdout + first.stderr
+    text = Path("result.json").read_text(encoding="utf-8")
+    result = json.loads(text)
+    assert (result["name"], result["user_dir"], result["model"]["attention"]) == ("cosine", "my_attention", "cosine")
+    assert str(tmp_path) not in text
+    second = row(USER_DIR=plugin)
+    assert "is trained, nothing to do" in second.stdout and "stands, nothing to do" in second.stdout
+    without = row()
+    assert without.returncode != 0 and "< USER_DIR=my_attention" in without.stderr
+    translation = {"DATA": "prepared", "CHECKPOINT": "model/checkpoint_best.pt", "OUT": "translation"}
+    translated = run("scripts/generate.sh", USER_DIR="my_attention", **translation)
+    assert translated.returncode == 0, translated.stderr

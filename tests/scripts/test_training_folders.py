@@ -1,5 +1,6 @@
 """What the recipes keep in a training's folder: it goes on as it began, and what it was scored with, each result for itself."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,48 @@ def test_of_a_training_all_is_refused_that_is_other_than_noted(tmp_path):
     (tmp_path / "checkpoint_last.pt").touch()
     assert "> ATTENTION=momentum" in keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=momentum", "MAX_UPDATE=20")
     assert "can't go on by MAX_UPDATE=40" in keep(tmp_path, "BATCH=8 LR=1e-2\nATTENTION=linear", "MAX_UPDATE=40")
+
+
+def test_a_training_goes_on_with_the_plug_in_that_it_was_begun_with(tmp_path, monkeypatch):
+    """One begun with this repository's own notes none, as ever. A finished training isn't scored with another, either."""
+    monkeypatch.setenv("MAX_UPDATE", "20")
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    for begun, others in (("", ("mine",)), ("mine", ("", "other"))):
+        folder = tmp_path / f"begun with {begun}"
+        monkeypatch.setenv("USER_DIR", begun and str(tmp_path / begun))
+        assert keep(folder, "LR=1", "") == ""
+        assert ("USER_DIR" in (folder / "settings.txt").read_text()) == bool(begun)
+        torch.save({"cfg": {}, "optimizer_history": [{"num_updates": 20}]}, folder / "checkpoint_last.pt")
+        assert keep(folder, "LR=1", "") == ""
+        for other in others:
+            monkeypatch.setenv("USER_DIR", other and str(tmp_path / other))
+            said = keep(folder, "LR=1", "")
+            assert "was trained with other settings" in said and "USER_DIR=mine" in said
+
+
+def test_a_result_of_another_plug_in_is_scored_anew(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/__init__.py").touch()
+    for name in ("checkpoint_last.pt", "result.json"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "checkpoint_last.pt", (0, 0))
+    score = 'source "$1/scripts/common.sh"; is_scored "$2" "$3" A=1 || score_by "$2" "$3" A=1 echo anew'
+    command = ["bash", "-c", score, "recipe", ROOT, tmp_path, tmp_path / "result.json"]
+    said = []
+    for plugin in ("", "", "mine", "mine", ""):
+        monkeypatch.setenv("USER_DIR", plugin and str(tmp_path / plugin))
+        said.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert said == ["anew\n", "", "anew\n", "", "anew\n"]
+
+
+@pytest.mark.parametrize(("folder", "said"), [("gone", "no such folder"), (".", "no __init__.py in it")])
+def test_a_plug_in_that_is_not_there_is_named(tmp_path, monkeypatch, folder, said):
+    monkeypatch.chdir(tmp_path)
+    for script in ("scripts/train.sh", "examples/multi30k_en_de/run.sh"):
+        refused = run(script, USER_DIR=folder)
+        assert refused.returncode != 0 and f"error: USER_DIR={folder}: {said}" in refused.stderr
 
 
 def test_a_result_says_how_far_its_training_had_come(tmp_path):
