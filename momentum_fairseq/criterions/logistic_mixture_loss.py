@@ -24,13 +24,15 @@ class LogisticMixtureLoss(FairseqCriterion):
     The sample size is the number of pixels, so that the means hold over all workers and accumulated batches.
 
     Raises:
-        ValueError: --sentence-avg.
+        ValueError: --sentence-avg, or a task whose targets are no pixels.
     """
 
     def __init__(self, task: Any, sentence_avg: bool = False) -> None:
         super().__init__(task)
         if sentence_avg:
             raise ValueError("--sentence-avg: the means of logistic_mixture_loss are over pixels; leave it out")
+        if not hasattr(task, "pixels"):
+            raise ValueError(f"logistic_mixture_loss is of pixels: it needs --task image_generation, not {type(task).__name__}")
         self.first_value = task.target_dictionary.nspecial
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:

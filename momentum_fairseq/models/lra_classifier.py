@@ -117,6 +117,7 @@ NAMES = ("attention_momentum", "attention_step_size", "connection_step_size")
 register_presets(
     "lra_classifier",
     LraClassifierConfig,
+    ("lra",),
     {
         f"lra_classifier_{name}": {**PROTOCOL, **dict(zip(NAMES, numbers, strict=True))} for name, numbers in TABLE_1.items()
     },

@@ -116,6 +116,7 @@ IMAGES = {"embed_dim": 256, "ffn_dim": 1024, "heads": 8, "dropout": 0.1, "mixtur
 register_presets(
     "momentum_lm",
     MomentumLmConfig,
+    ("language_modeling", "copy", "image_generation"),
     {
         "momentum_lm_tiny": {"embed_dim": 64, "ffn_dim": 128, "layers": 2, "heads": 2},
         # Nguyen et al. 2022, section 4.1 and Table 1. No sequence is seen twice, so there is nothing that dropout could help.

@@ -221,6 +221,7 @@ def mask_beyond(lengths: Tensor, width: int) -> Tensor:
 register_presets(
     "momentum_nat",
     MomentumNatConfig,
+    ("translation_nat",),
     {
         "momentum_nat_tiny": {"embed_dim": 64, "ffn_dim": 128, "layers": 2, "heads": 2},
         "momentum_nat_multi30k": {"embed_dim": 128, "ffn_dim": 256, "layers": 3, "heads": 4},

@@ -60,6 +60,7 @@ class MomentumTransformerModel(OptionsInCheckpoint, FairseqEncoderDecoderModel):
 register_presets(
     "momentum_transformer",
     MomentumTransformerConfig,
+    ("translation",),
     {
         "momentum_transformer_tiny": {"embed_dim": 64, "ffn_dim": 128, "layers": 2, "heads": 2},
         "momentum_transformer_multi30k": {"embed_dim": 256, "ffn_dim": 512, "layers": 3, "heads": 4},

@@ -144,8 +144,29 @@ def test_an_unknown_connection_or_preset_is_refused_with_the_choices(config, cap
 
 def test_a_preset_with_a_value_for_no_field_is_refused():
     with pytest.raises(ValueError, match=r"preset 'momentum_nat_odd' sets \['width'\], which MomentumNatConfig"):
-        register_presets("momentum_nat", MomentumNatConfig, {"momentum_nat_odd": {"width": 3}})
+        register_presets("momentum_nat", MomentumNatConfig, ("translation_nat",), {"momentum_nat_odd": {"width": 3}})
     assert "momentum_nat_odd" not in ARCH_CONFIG_REGISTRY
+
+
+@pytest.mark.parametrize(
+    ("task", "arch", "own"),
+    [
+        ("copy", "lra_classifier_listops", "lra"),
+        ("image_generation", "lra_classifier_image", "lra"),
+        ("translation_nat", "lra_classifier", "lra"),
+        ("copy", "momentum_nat_tiny", "translation_nat"),
+        ("lra", "momentum_nat", "translation_nat"),
+        ("image_generation", "momentum_transformer_tiny", "translation"),
+        ("language_modeling", "momentum_transformer_tiny", "translation"),
+        ("lra", "momentum_lm_tiny", "language_modeling, copy, image_generation"),
+        ("translation_nat", "momentum_lm_tiny", "language_modeling, copy, image_generation"),
+        ("translation", "momentum_lm", "language_modeling, copy, image_generation"),
+    ],
+)
+def test_a_model_of_another_task_is_refused(task, arch, own):
+    line = [*([] if task == "copy" else ["folder"]), f"--task={task}", f"--arch={arch}"]
+    with pytest.raises(ValueError, match=rf"--arch {arch} is a model for --task {own}, not {task}$"):
+        options.parse_args_and_arch(options.get_training_parser(), line)
 
 
 def test_a_preset_fills_what_is_absent_and_leaves_what_is_there():

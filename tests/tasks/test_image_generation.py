@@ -14,6 +14,7 @@ from momentum_fairseq.criterions.logistic_mixture_loss import LogisticMixtureLos
 from momentum_fairseq.data import read_cifar10, read_mnist
 from momentum_fairseq.models.momentum_lm import MomentumLmConfig, MomentumLmModel
 from momentum_fairseq.ops.logistic_mixture import logistic_mixture_log_prob
+from momentum_fairseq.tasks.copy_task import CopyTask, CopyTaskConfig
 from momentum_fairseq.tasks.image_generation import ImageGenerationConfig, ImageGenerationTask
 from tests.image_sets import write_cifar10, write_mnist
 
@@ -147,6 +148,12 @@ def test_a_mixture_is_refused_by_losses_of_words(mnist):
     batch = task.dataset("test").collater([task.dataset("test")[0]])
     with pytest.raises(ValueError, match="predicts no words: train it by --criterion logistic_mixture_loss"):
         CrossEntropyCriterion(task, sentence_avg=False)(build_model(task), batch)
+
+
+def test_the_loss_of_a_mixture_is_refused_where_words_are_predicted():
+    """15 words would pass for the parameters of five logistics."""
+    with pytest.raises(ValueError, match="logistic_mixture_loss is of pixels: it needs --task image_generation, not CopyTask"):
+        LogisticMixtureLoss(CopyTask.setup_task(CopyTaskConfig(seed=1, train_subset="train")))
 
 
 def test_means_over_images_are_refused(mnist):
