@@ -29,7 +29,7 @@ def adaptive_step(
         x' and u_k `[...,C]`, u_k in a_k's dtype; and β̃ `[...,1]`, as the norms in float32 at least.
     """
     tensors, numbers = (x, push, last_push, velocity), (step_size, delta, eps)
-    if takes_passes_by_hand(None):
+    if takes_passes_by_hand():
         if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
             return unrecorded_step(*tensors, by_velocity, *numbers)[:3]
         if x.dtype in (torch.float32, torch.float64) and all(tensor.dtype == x.dtype for tensor in tensors):

@@ -89,16 +89,16 @@ def contract(
         padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]  # [B,1,S,1]
         quadratic = product_map is not None or quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], v.shape[3])
         order = partial(quadratic_order, product_map=product_map) if quadratic else linear_order
-        plain = partial(order, weights=weights, padding=padding, eps=eps)
-        if not takes_passes_by_hand(weights):
-            return plain(q, k, v).to(out_dtype)
-        if quadratic and not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+        plain = partial(order, padding=padding, eps=eps)
+        if not takes_passes_by_hand():
+            return plain(q, k, v, weights).to(out_dtype)
+        learned = any(x is not None and x.requires_grad for x in (q, k, v, weights))
+        if quadratic and not (learned and torch.is_grad_enabled()):
             v = v if padding is None else zero_padding_(padding, copied(v))
             return short_attention(
                 q, k, v, weights, key_padding_mask=key_padding_mask, eps=eps, product_map=product_map
             ).to(out_dtype)
-        steady = steady or KeyWeights(1.0, 0, weights)
-        return attention_by_hand(q, k, v, steady, padding, eps, quadratic, plain, product_map).to(out_dtype)
+        return attention_by_hand(q, k, v, weights, steady, padding, eps, quadratic, plain, product_map).to(out_dtype)
 
 
 def quadratic_order(

@@ -14,7 +14,7 @@ from momentum_fairseq.ops.scores_and_products import scores_and_products
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 from momentum_fairseq.ops.zero_padding import zero_padding_
 
-Plain = Callable[[Tensor, Tensor, Tensor], Tensor]
+Plain = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class KeyWeights(NamedTuple):
@@ -52,7 +52,8 @@ def attention_by_hand(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    weights: KeyWeights,
+    weights: Tensor | None,
+    steady: KeyWeights | None,
     padding: Tensor | None,
     eps: float,
     quadratic: bool,
@@ -62,12 +63,14 @@ def attention_by_hand(
     """Σ_j w_j (q_i·k_j) v_j / (Σ_j q_i·k_j + eps): `[B,H,N,D]`, `[B,H,S,D]`, `[B,H,S,M]` of one dtype → `[B,H,N,M]`.
 
     Args:
+        weights: w `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`, positive at real keys; None = 1.
+        steady: says the same of fixed weights more shortly.
         padding: bool `[B,1,S,1]`.
         quadratic: (q kᵀ) v, else q (kᵀ v).
-        plain: the same of q, k and v in torch's own operations, for what is differentiated more than once.
+        plain: the same of q, k, v and the weights in torch's own operations, for what is differentiated more than once.
         product_map: φ of q and k that aren't feature-mapped yet, in the quadratic order.
     """
-    return _Attention.apply(q, k, v, weights, padding, eps, quadratic, plain, product_map)
+    return _Attention.apply(q, k, v, weights, steady, padding, eps, quadratic, plain, product_map)
 
 
 class _Attention(torch.autograd.Function):
@@ -77,7 +80,8 @@ class _Attention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        weights: KeyWeights,
+        weights: Tensor | None,
+        steady: KeyWeights | None,
         padding: Tensor | None,
         eps: float,
         quadratic: bool,
@@ -86,30 +90,35 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         """Arguments as of `attention_by_hand`."""
         lead = q.shape[:2]
+        steady = steady or KeyWeights(1.0, 0, None if weights is None else weights.detach())
         flat = q, *((k, v) if padding is None else (zero_padding_(padding, copied(x)) for x in (k, v)))
-        flat, weights = [x.flatten(0, 1) for x in flat], weights.flat(*lead)
+        flat, steady = [x.flatten(0, 1) for x in flat], steady.flat(*lead)
         if quadratic:
             scores, products = scores_and_products(*flat[:2], lead, padding, product_map)
-            out, *saved = *attend_by_scores(scores, flat[2], weights, eps), products
+            out, *saved = *attend_by_scores(scores, flat[2], steady, eps), products
         else:
-            out, *saved = attend_by_state(*flat, weights, eps)
-        if any(ctx.needs_input_grad[:3]):
-            ctx.save_for_backward(q, k, v, padding, *flat, out, *saved)
-            ctx.constants = weights, quadratic, plain, product_map
+            out, *saved = attend_by_state(*flat, steady, eps)
+        if any(ctx.needs_input_grad[:4]):
+            ctx.save_for_backward(q, k, v, weights, padding, *flat, out, *saved)
+            ctx.constants = steady, quadratic, plain, product_map
         return out.unflatten(0, lead)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, padding, *saved = ctx.saved_tensors
-        weights, quadratic, plain, product_map = ctx.constants
+        q, k, v, weights, padding, *saved = ctx.saved_tensors
+        steady, quadratic, plain, product_map = ctx.constants
+        needed = ctx.needs_input_grad[:4]
         with no_autocast(direction):
             if torch.is_grad_enabled():  # to be differentiated again
-                return *recorded_gradients(plain, (q, k, v), ctx.needs_input_grad[:3], [direction]), *[None] * 6
+                return *recorded_gradients(plain, (q, k, v, weights), needed, [direction]), *[None] * 6
             by_scores = partial(differentiate_by_scores, product_map=product_map)
             differentiate = by_scores if quadratic else differentiate_by_state
-            gradients = differentiate(direction.flatten(0, 1), *saved, weights=weights)
+            *gradients, of_weights = differentiate(direction.flatten(0, 1), *saved, weights=steady, learned=needed[3])
             of_q, of_k, of_v = (x.unflatten(0, q.shape[:2]) for x in gradients)
-            return of_q, of_k if padding is None else zero_padding_(padding, of_k), of_v, *[None] * 6
+            of_k = of_k if padding is None else zero_padding_(padding, of_k)
+            if of_weights is not None:
+                of_weights = of_weights.unflatten(0, q.shape[:2]).sum_to_size(weights.shape)
+            return of_q, of_k, of_v, of_weights, *[None] * 6
 
 
 def copied(x: Tensor) -> Tensor:
@@ -134,16 +143,21 @@ def differentiate_by_scores(
     products: Tensor | None,
     *,
     weights: KeyWeights,
+    learned: bool,
     product_map: ProductMap | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v; that of k is of no use at padding."""
+) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k, v and, where they are `learned`, of the weights `[G,S]`; that of k is of no use at padding."""
     of_normaliser = (direction * out).sum(2, keepdim=True).mul_(inverse).neg_()
-    of_scores = weights.weigh_columns_(torch.bmm(direction, v.transpose(1, 2)))
+    of_scores = torch.bmm(direction, v.transpose(1, 2))
+    of_weights = None
+    if learned:  # at padding a weight may be zero, and its gradient is
+        of_weights = (of_scores * scores).sum(1).div_(weights.rest.clamp(min=torch.finfo(v.dtype).tiny))
+    of_scores = weights.weigh_columns_(of_scores)
     of_scores = torch.addcmul(of_normaliser, of_scores, weights.scale * inverse, out=of_scores)
     if product_map is not None:
         product_map.differentiate_products_(of_scores, products, q.shape[2])
     of_k, of_v = torch.bmm(of_scores.transpose(1, 2), q), torch.bmm(scores.transpose(1, 2), direction)
-    return torch.bmm(of_scores, k), of_k, of_v
+    return torch.bmm(of_scores, k), of_k, of_v, of_weights
 
 
 def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: float) -> tuple[Tensor, ...]:
@@ -172,11 +186,14 @@ def differentiate_by_state(
     sums: Tensor,
     *,
     weights: KeyWeights,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v."""
+    learned: bool,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of q, k, v and, where they are `learned`, of the weights `[G,S]`."""
     of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
     direction = direction / normaliser
     of_q = torch.bmm(direction, state).baddbmm_(of_normaliser, sums)
     of_state = sum_of_products(direction, q).mul_(weights.scale)
     of_k = weights.weigh_rows_(torch.bmm(v, of_state)).add_(torch.bmm(of_normaliser.transpose(1, 2), q))
-    return of_q, of_k, weights.weigh_rows_(torch.bmm(k, of_state.transpose(1, 2)))
+    of_v = torch.bmm(k, of_state.transpose(1, 2))
+    of_weights = (of_v * v).sum(2) if learned else None
+    return of_q, of_k, weights.weigh_rows_(of_v), of_weights

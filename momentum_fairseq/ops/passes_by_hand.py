@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 
-def takes_passes_by_hand(weights: Tensor | None) -> bool:
-    """Whether nothing asks for a recorded graph: learned weights, torch.compile, torch.func."""
-    learned = weights is not None and weights.requires_grad and torch.is_grad_enabled()
-    return not (learned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+def takes_passes_by_hand() -> bool:
+    """Whether nothing asks for a recorded graph: torch.compile, torch.func."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def recorded_gradients(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Tensor | None],
     needed: Sequence[bool],
     directions: Sequence[Tensor],
 ) -> list[Tensor | None]:
@@ -24,7 +23,8 @@ def recorded_gradients(
         function: the pass in torch's own operations, of all inputs; each output has its direction.
         needed: which inputs take a gradient; the others are given None.
     """
-    inputs = [x.view_as(x) for x in inputs]  # one may be made from another: the gradient of that one would be counted twice
+    # Views: one may be made from another, and the gradient of that one would be counted twice.
+    inputs = [None if x is None else x.view_as(x) for x in inputs]
     outputs = function(*inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     pairs = [(output, along) for output, along in zip(outputs, directions, strict=True) if output.requires_grad]

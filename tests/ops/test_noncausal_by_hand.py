@@ -10,7 +10,7 @@ from momentum_fairseq.ops.feature_maps import TaylorMap
 from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
 from momentum_fairseq.ops.momentum_attention import STEADY, steady_weights
 from momentum_fairseq.ops.momentum_weights import unpadded_weights
-from momentum_fairseq.ops.noncausal_by_hand import KeyWeights, attention_by_hand
+from momentum_fairseq.ops.noncausal_by_hand import attention_by_hand
 from tests.ops.cases import MOMENTA, assert_same, inputs, padding_mask, value_and_gradients
 
 TAYLOR = TaylorMap()
@@ -25,21 +25,24 @@ def order(request):
 
 def both_forms(order, q, k, v, weights=None, padding=None, steady=None):
     """By hand and recorded: calls without arguments."""
-    plain = partial(ORDERS[order], weights=weights, padding=padding, eps=1e-6)
-    steady = steady or KeyWeights(1.0, 0, weights)
+    plain = partial(ORDERS[order], padding=padding, eps=1e-6)
     product_map = TAYLOR if order == "products" else None
-    by_hand = partial(attention_by_hand, q, k, v, steady, padding, 1e-6, order != "linear", plain, product_map)
-    return by_hand, lambda: plain(q, k, v)
+    by_hand = partial(attention_by_hand, q, k, v, weights, steady, padding, 1e-6, order != "linear", plain, product_map)
+    return by_hand, lambda: plain(q, k, v, weights)
 
 
 @pytest.mark.parametrize("shape", [None, (9,), (2, 9), (3, 1, 9), (3, 2, 9)])
 @pytest.mark.parametrize("queries", [1, 4, 30])
 @pytest.mark.parametrize("padded", [False, True])
-def test_values_and_gradients_are_those_of_the_recorded_passes(order, padded, queries, shape):
+@pytest.mark.parametrize("learned", [False, True])
+def test_values_and_gradients_are_those_of_the_recorded_passes(order, learned, padded, queries, shape):
     leaves = inputs(queries, 9)
     padding = padding_mask(3, 9, "both")[:, None, :, None] if padded else None
     weights = None if shape is None else torch.rand(shape, dtype=EXACT)
-    by_hand, recorded = both_forms(order, *leaves, weights, padding)
+    if weights is not None and learned:
+        weights.requires_grad_()
+        leaves = *leaves, weights
+    by_hand, recorded = both_forms(order, *leaves[:3], weights, padding)
     assert_same(value_and_gradients(by_hand, *leaves), value_and_gradients(recorded, *leaves))
     with torch.no_grad():
         assert_same([by_hand()], [recorded()])
@@ -68,10 +71,11 @@ def test_steady_weights_give_the_same_values_and_gradients(order, momentum):
 def test_first_and_second_gradients_are_the_derivatives(order):
     padding = padding_mask(2, 4, "left")[:, None, :, None]
 
-    def function(q, k, v):
-        return both_forms(order, q, k, v, torch.tensor([3.0, 2, 1.5, 1], dtype=EXACT), padding)[0]()
+    def function(q, k, v, weights):
+        return both_forms(order, q, k, v, weights, padding)[0]()
 
-    leaves = inputs(3, 4, batch=2, dim=2, value_dim=3)
+    weights = torch.tensor([3.0, 2, 1.5, 1], dtype=EXACT, requires_grad=True)
+    leaves = *inputs(3, 4, batch=2, dim=2, value_dim=3), weights
     assert torch.autograd.gradcheck(function, leaves)
     assert torch.autograd.gradgradcheck(function, leaves)
 
