@@ -1,6 +1,6 @@
 """Causal attention whose weights are fixed: both passes written by hand, in place, in less time than a recorded graph's."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,35 +20,56 @@ from momentum_fairseq.ops.passes_by_hand import recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
 
 
+class CausalWeights(NamedTuple):
+    """What keys are weighted by where there is no state before the first one; all None = 1.
+
+    Attributes:
+        within: `[..,L,L]`, weight of key j in query i of the same chunk, read for j <= i.
+        state: of the state between chunks, also where `recent` says the same; what is differentiated twice is weighted by these.
+        scan: of chunks that are weighted alike, in all sentences and heads; of one matrix where `recent` is given.
+        recent: what `state` comes to where only recent keys differ.
+    """
+
+    within: Tensor | None = None
+    state: StateWeights | None = None
+    scan: ScanWeights | None = None
+    recent: RecentWeights | None = None
+
+
 def causal_attention_from_no_state(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     chunks: int,
-    within: Tensor | None,
-    weights: StateWeights | None,
-    scan: ScanWeights | None,
+    weights: CausalWeights,
     eps: float,
-    recent: RecentWeights | None = None,
-    product_map: ProductMap | None = None,
-    padding: Tensor | None = None,
+    product_map: ProductMap | None,
+    padding: Tensor | None,
 ) -> Tensor:
-    """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`.
-
-    Args as of `causal_attention`, and:
-        weights: also where `recent` says the same; what is differentiated twice is weighted by these.
-        scan: of chunks that are weighted alike, in all sentences and heads; else None.
-        recent: what `weights` come to where only recent keys differ; `scan` is of one matrix then.
-    """
+    """The output of `causal_attention` where there is no state before the first key: `[B,H,N,M]`; args as there."""
     empty = 0 in q.shape or 0 in v.shape
     transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand
-    if empty or transformed or any(x is not None and x.requires_grad for x in (within, *(weights or ()))):
-        return causal_attention(q, k, v, chunks, within, weights, None, None, eps, product_map, padding)[0]
-    return CausalAttention.apply(q, k, v, chunks, within, weights, scan, eps, recent, product_map, padding)
+    if empty or transformed or any(x is not None and x.requires_grad for x in (weights.within, *(weights.state or ()))):
+        return recorded_attention(q, k, v, chunks, weights, eps, product_map, padding)
+    return CausalAttention.apply(q, k, v, chunks, weights, eps, product_map, padding)
+
+
+def recorded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chunks: int,
+    weights: CausalWeights,
+    eps: float,
+    product_map: ProductMap | None,
+    padding: Tensor | None,
+) -> Tensor:
+    """The same by a graph that autograd records."""
+    return causal_attention(q, k, v, chunks, weights.within, weights.state, None, None, eps, product_map, padding)[0]
 
 
 class CausalAttention(torch.autograd.Function):
-    """`causal_attention` from no state on. What is differentiated more than once is recorded anew, in that form."""
+    """`causal_attention_from_no_state`. What is differentiated more than once is recorded anew."""
 
     @staticmethod
     def forward(
@@ -57,59 +78,47 @@ class CausalAttention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         chunks: int,
-        within: Tensor | None,
-        weights: StateWeights | None,
-        scan: ScanWeights | None,
+        weights: CausalWeights,
         eps: float,
-        recent: RecentWeights | None,
         product_map: ProductMap | None,
         padding: Tensor | None,
     ) -> Tensor:
         """Arguments as of `causal_attention_from_no_state`."""
         if chunks == 1:
-            out, *saved = attend_in_rows(q, k, v, within, eps, product_map, padding)
+            out, *saved = attend_in_rows(q, k, v, weights.within, eps, product_map, padding)
         else:
-            out, *saved = attend_in_chunks(q, k, v, chunks, within, None if recent else weights, scan, eps, recent)
+            out, *saved = attend_in_chunks(q, k, v, chunks, weights, eps)
         ctx.save_for_backward(q, k, v, out, *saved)
-        ctx.constants = chunks, within, weights, scan, eps, recent, product_map, padding
+        ctx.constants = chunks, weights, eps, product_map, padding
         return out
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
-        chunks, within, weights, scan, eps, recent, product_map, padding = ctx.constants
+        chunks, weights, eps, product_map, padding = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 gradients = recorded_gradients(
-                    lambda q, k, v: causal_attention(q, k, v, chunks, within, weights, None, None, eps, product_map, padding)[0],
+                    lambda q, k, v: recorded_attention(q, k, v, chunks, weights, eps, product_map, padding),
                     (q, k, v),
                     ctx.needs_input_grad[:3],
                     [direction],
                 )
             elif chunks == 1:
-                gradients = differentiate_in_rows(direction, q, k, v, *saved, within=within, product_map=product_map)
+                gradients = differentiate_in_rows(direction, q, k, v, *saved, within=weights.within, product_map=product_map)
             else:
-                one_way = {"within": within, "weights": None if recent else weights, "scan": scan, "recent": recent}
-                gradients = differentiate_in_chunks(direction, q, k, v, *saved, **one_way)
-        return (*gradients, *[None] * 8)
+                gradients = differentiate_in_chunks(direction, q, k, v, *saved, weights=weights)
+        return (*gradients, *[None] * 5)
 
 
-def attend_in_chunks(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    chunks: int,
-    within: Tensor | None,
-    weights: StateWeights | None,
-    scan: ScanWeights | None,
-    eps: float,
-    recent: RecentWeights | None,
-) -> tuple[Tensor, ...]:
+def attend_in_chunks(q: Tensor, k: Tensor, v: Tensor, chunks: int, weights: CausalWeights, eps: float) -> tuple[Tensor, ...]:
     """All chunks at once: output, and what the other pass reads again."""
+    within, state, scan, recent = weights
+    state = state if recent is None else None
     length = v.shape[2]
     q, k, v = (chunked(x, chunks) for x in (q, k, v))  # [B,H,C,L,D]
     lead = q.shape[:3]
-    reading, writing = (q, k) if weights is None else (with_first(q, weights.queries), outer(k, weights.keys))
+    reading, writing = (q, k) if state is None else (with_first(q, state.queries), outer(k, state.keys))
     q, k, v, reading, writing = (x.flatten(0, 2) for x in (q, k, v, reading, writing))
     scores = torch.bmm(q, k.transpose(1, 2)).tril_()
     normaliser = scores.sum(-1, keepdim=True)
@@ -118,7 +127,7 @@ def attend_in_chunks(
     sums = entering(k.sum(1).unflatten(0, lead)).flatten(0, 2).unsqueeze(1)
     normaliser.add_(torch.linalg.vecdot(q, sums).unsqueeze(-1)).add_(eps)  # half as long as a product with one column
     states = torch.bmm(writing.transpose(1, 2), v).unflatten(0, lead)
-    states = carried(states, weights, scan).flatten(0, 2)
+    states = carried(states, state, scan).flatten(0, 2)
     out = torch.bmm(scores, v).baddbmm_(reading, states, alpha=1 if recent is None else recent.steady)
     earlier = None
     if recent is not None and recent.before is not None:
@@ -143,12 +152,11 @@ def differentiate_in_chunks(
     writing: Tensor,
     earlier: Tensor | None,
     *,
-    within: Tensor | None,
-    weights: StateWeights | None,
-    scan: ScanWeights | None,
-    recent: RecentWeights | None,
+    weights: CausalWeights,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v."""
+    within, state, scan, recent = weights
+    state = state if recent is None else None
     length, dim = q.shape[2:]
     chunks = normaliser.shape[0] // (q.shape[0] * q.shape[1])
     of_normaliser = chunked((direction * out).sum(-1, keepdim=True), chunks)
@@ -168,11 +176,11 @@ def differentiate_in_chunks(
     of_sums = torch.bmm(of_normaliser.transpose(1, 2), q).unflatten(0, lead).squeeze(3)
     of_k += entering(of_sums, backwards=True).flatten(0, 2).unsqueeze(1)
     of_states = torch.bmm(reading.transpose(1, 2), direction).unflatten(0, lead)
-    of_states = carried(of_states, weights, scan, backwards=True).flatten(0, 2)
+    of_states = carried(of_states, state, scan, backwards=True).flatten(0, 2)
     steady = 1 if recent is None else recent.steady
     of_v.baddbmm_(writing, of_states, alpha=steady)
-    read = [direction] if weights is None else [direction, *times(direction, weights.queries, lead)]
-    written = [v] if weights is None else times(v, weights.keys, lead)
+    read = [direction] if state is None else [direction, *times(direction, state.queries, lead)]
+    written = [v] if state is None else times(v, state.keys, lead)
     for i, (x, y) in enumerate(zip(read, written, strict=True)):
         matrix = slice(i * dim, (i + 1) * dim)
         of_q.baddbmm_(x, states[:, matrix].transpose(1, 2), alpha=steady)

@@ -21,7 +21,7 @@ def attend_in_rows(
 ) -> tuple[Tensor, ...]:
     """Some queries at a time, each with the keys up to theirs.
 
-    Args as of `causal_attention_from_no_state`.
+    Args as of `causal_attention`.
 
     Returns:
         The output `[B,H,N,M]`; for the other pass the normaliser `[B·H,N,1]`, and of each ROWS queries the weighted scores

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
+from momentum_fairseq.ops.causal_by_hand import CausalWeights, causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kernel
 from momentum_fairseq.ops.causal_chunks import causal_attention, last_chunk, number_of_chunks, plain_scan, states_between
 from momentum_fairseq.ops.checks import check_causal, check_shapes, check_step, checked_eps, checked_state
@@ -195,11 +195,9 @@ def causal_linear_attention(
         s, z = (None, None) if initial_state is None else (x.to(v.dtype) for x in initial_state)
         chunks = 1 if product_map else number_of_chunks(k.shape[2], k.shape[3], v.shape[3], matrices=1)
         if from_no_state:
-            scan = None if chunks == 1 else plain_scan(v.dtype, v.device)
+            weights = CausalWeights(scan=None if chunks == 1 else plain_scan(v.dtype, v.device))
             padding = None if key_padding_mask is None else key_padding_mask[:, None, :, None]
-            return causal_attention_from_no_state(
-                q, k, v, chunks, None, None, scan, eps, product_map=product_map, padding=padding
-            ).to(out_dtype)
+            return causal_attention_from_no_state(q, k, v, chunks, weights, eps, product_map, padding).to(out_dtype)
         out, s, z = causal_attention(q, k, v, chunks, None, None, s, z, eps)
         out = out.to(out_dtype)
         if not return_state:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.causal_by_hand import causal_attention_from_no_state
+from momentum_fairseq.ops.causal_by_hand import CausalWeights, causal_attention_from_no_state
 from momentum_fairseq.ops.causal_by_kernel import causal_by_kernel, step_by_kernel
 from momentum_fairseq.ops.causal_chunks import (
     causal_attention,
@@ -199,13 +199,14 @@ def attend_from_no_state(
     size = chunk_length(length, chunks)
     real_in_chunks = None if real is None else chunked(real, chunks)
     within = weights_within(size, real_in_chunks, *numbers)
-    weights = scan = None
+    state = scan = None
     if chunks > 1:
-        weights = state_weights(size, real_in_chunks, *numbers)
+        state = state_weights(size, real_in_chunks, *numbers)
         if real is None:
             scan = scan_weights(size, *numbers) if recent is None else plain_scan(v.dtype, v.device)
     padding = None if real is None or product_map is None else ~real
-    return causal_attention_from_no_state(q, k, v, chunks, within, weights, scan, eps, recent, product_map, padding)
+    weights = CausalWeights(within, state, scan, recent)
+    return causal_attention_from_no_state(q, k, v, chunks, weights, eps, product_map, padding)
 
 
 def attend_between_states(
