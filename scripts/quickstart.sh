@@ -4,13 +4,13 @@
 #   bash scripts/quickstart.sh
 # DATA        folder with Multi30k's raw files (default: downloaded; without a network, a generated corpus)
 # OUT         folder for everything that is made (runs/quickstart in the repository)
-# MAX_UPDATE  updates of 1,024 tokens (1400)
+# MAX_UPDATE  updates of 1,024 tokens (2000)
 # MINUTES     training stops after so many minutes, whatever the machine (8)
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 DATA=${DATA:-}
 OUT=${OUT:-$ROOT/runs/quickstart}
-MAX_UPDATE=${MAX_UPDATE:-1400}
+MAX_UPDATE=${MAX_UPDATE:-2000}
 MINUTES=${MINUTES:-8}
 require_count MAX_UPDATE
 require_count MINUTES
@@ -62,10 +62,10 @@ DATA=$DATA TEST=$test_set OUT=$prepared BPE_OPERATIONS=3000 bash "$ROOT/scripts/
 if [[ ! -f $model/trained ]]; then
     processes=$(($(nproc) < 4 ? $(nproc) : 4))
     ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || processes=1
-    # Three epochs, so small batches, a high learning rate, no dropout, two decoder passes, and targets half corrupted: repairing
+    # Few epochs, so small batches, a high learning rate, no dropout, two decoder passes, and targets half corrupted: repairing
     # one word in ten teaches the second decoder little more than to copy.
     say "train: up to $MAX_UPDATE updates or $MINUTES minutes; loss = sum over decoder passes and the length; log in $model.log"
-    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=350 LR=2e-3 MAX_TOKENS=1024 PROCESSES=$processes bash "$ROOT/scripts/train.sh" \
+    if ! DATA=$prepared OUT=$model VALIDATE_EVERY=500 LR=2e-3 MAX_TOKENS=1024 PROCESSES=$processes bash "$ROOT/scripts/train.sh" \
         --connection adaptive --attention-feature-map taylor --attention-momentum-learned --attention-momentum 0.1 \
         --layers 2 --dropout 0 --train-steps 2 --corruption-rate 0.5 --share-all-embeddings --max-update "$MAX_UPDATE" \
         --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$MAX_UPDATE" --end-learning-rate 1e-5 \
