@@ -41,7 +41,8 @@ class MultiheadAttention(nn.Module):
         self.v_proj = PackedLinear(embed_dim, embed_dim)
         self.out_proj = PackedLinear(embed_dim, embed_dim)
         place = replace(options.place, head_dim=embed_dim // num_heads, self_attention=self_attention)
-        self.attention = lookup(ATTENTION_KINDS, options.kind, "attention kind")(num_heads, replace(options, place=place))
+        kind = lookup(ATTENTION_KINDS, options.kind, "attention kind", ", or name the plug-in that has it by --user-dir")
+        self.attention = kind(num_heads, replace(options, place=place))
         if self.attention.shares_queries_and_keys:
             self.k_proj = self.q_proj
         self.qkv_proj = JointLinear(self, "q_proj", "k_proj", "v_proj")
