@@ -19,6 +19,8 @@ from common.whole_file import write_json
 from fairseq import utils
 from fairseq.tasks import FairseqTask
 
+from momentum_fairseq.data.labelled_sequences import SequenceError, read_meta
+
 MODEL_SETTINGS = (
     *("embed_dim", "ffn_dim", "layers", "heads", "dropout", "classifier_dim", "normalize_before", "feed_forward_activation"),
     *("attention", "attention_momentum", "attention_step_size", "attention_momentum_learned", "attention_feature_map"),
@@ -80,7 +82,7 @@ def main() -> None:
     options = parse_arguments()
     logging.disable(logging.INFO)  # fairseq's own progress
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
-    model, task, cfg = load_trained(options.checkpoint, "lra", device, {"data": str(options.data)})
+    model, task, cfg, trained_on = load_trained(options.checkpoint, "lra", device, {"data": str(options.data)})
     criterion = task.build_criterion(cfg.criterion)
     scores = []
     for split in options.splits:
@@ -95,7 +97,7 @@ def main() -> None:
             "task": str(task.cfg.lra_task),
             **run_record(sys.argv, options.user_dir),
             **hardware(device),
-            "data": about([task.dataset(split) for split in options.splits]),
+            "data": about([task.dataset(split) for split in options.splits], Path(trained_on)),
             "model": {key: getattr(cfg.model, key) for key in MODEL_SETTINGS if hasattr(cfg.model, key)},
             "protocol": protocol(cfg, task, options),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -107,12 +109,25 @@ def main() -> None:
     )
 
 
-def about(datasets: list[Any]) -> dict[str, Any]:
-    """Of each split: its number of examples, the longest, the checksums of its files; how many were cut where it was scored."""
-    said = datasets[0].sequences.meta["splits"]
+def about(datasets: list[Any], trained_on: Path) -> dict[str, Any]:
+    """Of each split: its number of examples, the longest, the checksums of its files; how many were cut where it was scored.
+
+    Args:
+        datasets: of the splits that were scored; the other splits of their folder are told, too.
+        trained_on: the folder that the model was trained on. Its training set is told, unless one was scored; where it isn't
+            there any more, that is said aloud, and none is told.
+    """
+    said = dict(datasets[0].sequences.meta["splits"])
+    scored = {dataset.sequences.split: dataset for dataset in datasets}
+    if "train" not in scored:
+        try:
+            said["train"] = read_meta(trained_on)["splits"]["train"]
+        except (SequenceError, KeyError):
+            said.pop("train", None)
+            print(f"warning: {trained_on}: the model was trained on it, and no set is there: training set unknown", flush=True)
     splits = {split: {key: facts[key] for key in ("count", "longest", "sha256")} for split, facts in said.items()}
-    for dataset in datasets:
-        splits[dataset.sequences.split]["cut"] = dataset.cut
+    for split, dataset in scored.items():
+        splits[split]["cut"] = dataset.cut
     return splits
 
 

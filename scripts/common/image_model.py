@@ -27,7 +27,7 @@ def load_image_model(checkpoint: Path, device: torch.device, overrides: dict[str
     Raises:
         SystemExit: no such file, no checkpoint, or one of another task or kind of output.
     """
-    model, task, cfg = load_trained(checkpoint, "image_generation", device, overrides)
+    model, task, cfg, _ = load_trained(checkpoint, "image_generation", device, overrides)
     if not getattr(cfg.model, "mixture_components", 0):
         raise SystemExit(f"error: {checkpoint}: the model predicts words, not a mixture of logistics (--mixture-components)")
     return ImageModel(model, task, cfg)
