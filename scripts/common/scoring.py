@@ -81,10 +81,12 @@ def training_folder(data: str) -> Path | None:
         data: the task's `data`; from the folder that the training was started in, unless absolute.
     """
     folder = Path(data).parent
-    if (folder / "settings.txt").is_file():
-        return folder
-    print(f"warning: {data}: the model was trained on it, and no prepared folder is there: training set unknown", flush=True)
-    return None
+    try:
+        prepared_settings(folder)
+    except SystemExit:
+        print(f"warning: {data}: the model was trained on it, and no prepared folder is there: training set unknown", flush=True)
+        return None
+    return folder
 
 
 def describe_data(folder: Path, trained_on: Path | None, references: dict[str, list[str]]) -> dict[str, Any]:

@@ -119,11 +119,15 @@ def test_a_result_says_what_was_trained_on_and_not_what_the_scored_folder_was_pr
     state["cfg"]["task"]["data"] = str(tmp_path / "removed" / "data-bin")
     moved = tmp_path / "moved.pt"
     torch.save(state, moved)
-    capsys.readouterr()
-    result = run(moved, *flags)
-    assert result["training_set"] == {} and result["scores"] == own["scores"]
-    assert [result["data"][key] for key in ("corpus", "substitute", "distilled")] == [None] * 3
-    assert "removed/data-bin: the model was trained on it, and no prepared folder is there" in capsys.readouterr().out
+    (tmp_path / "removed").mkdir()
+    for settings in (None, "ROW=softmax\n"):  # of a training, say
+        if settings is not None:
+            (tmp_path / "removed/settings.txt").write_text(settings)
+        capsys.readouterr()
+        result = run(moved, *flags)
+        assert result["training_set"] == {} and result["scores"] == own["scores"]
+        assert [result["data"][key] for key in ("corpus", "substitute", "distilled")] == [None] * 3
+        assert "removed/data-bin: the model was trained on it, and no prepared folder is there" in capsys.readouterr().out
 
 
 def test_a_dictionary_is_compared_with_that_of_the_training_not_with_itself(nat, run, prepared, tmp_path):
