@@ -26,10 +26,11 @@ if [[ -n ${USER_DIR:-} && ! $USER_DIR -ef $ROOT/momentum_fairseq ]]; then
     USER_DIR=$(realpath --no-symlinks "$USER_DIR")
     # shellcheck disable=SC2034  # read by the scripts that source this file
     PLUGIN=(--user-dir "$USER_DIR") PLUGIN_NAME=${USER_DIR##*/}
+    export USER_DIR
 else
     USER_DIR=$ROOT/momentum_fairseq
+    export -n USER_DIR  # to another clone's scripts this one's would be a plug-in of its own
 fi
-export USER_DIR
 
 # describe_status STATUS: how a process ended, by its exit status.
 describe_status() {

@@ -84,6 +84,14 @@ def test_a_result_of_another_plug_in_is_scored_anew(tmp_path, monkeypatch):
     assert said == ["anew\n", "", "anew\n", "", "anew\n"]
 
 
+def test_only_a_plug_in_that_is_not_ours_is_handed_on(tmp_path, monkeypatch):
+    (tmp_path / "__init__.py").touch()
+    command = ["bash", "-c", 'source "$1/scripts/common.sh"; printenv USER_DIR || true', "recipe", ROOT]
+    for given, handed_on in (("", ""), (f"{ROOT}/momentum_fairseq", ""), (f"{tmp_path}/.", f"{tmp_path}\n")):
+        monkeypatch.setenv("USER_DIR", given)
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == handed_on
+
+
 @pytest.mark.parametrize(("folder", "said"), [("gone", "no such folder"), (".", "no __init__.py in it")])
 def test_a_plug_in_that_is_not_there_is_named(tmp_path, monkeypatch, folder, said):
     monkeypatch.chdir(tmp_path)
