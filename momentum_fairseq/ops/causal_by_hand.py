@@ -50,22 +50,8 @@ def causal_attention_from_no_state(
     empty = 0 in q.shape or 0 in v.shape
     transformed = torch._C._are_functorch_transforms_active()  # torch.func takes no pass written by hand
     if empty or transformed or any(x is not None and x.requires_grad for x in (weights.within, *(weights.state or ()))):
-        return recorded_attention(q, k, v, chunks, weights, eps, product_map, padding)
+        return causal_attention(q, k, v, chunks, weights.within, weights.state, None, None, eps, product_map, padding)[0]
     return CausalAttention.apply(q, k, v, chunks, weights, eps, product_map, padding)
-
-
-def recorded_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    chunks: int,
-    weights: CausalWeights,
-    eps: float,
-    product_map: ProductMap | None,
-    padding: Tensor | None,
-) -> Tensor:
-    """The same by a graph that autograd records."""
-    return causal_attention(q, k, v, chunks, weights.within, weights.state, None, None, eps, product_map, padding)[0]
 
 
 class CausalAttention(torch.autograd.Function):
@@ -98,8 +84,9 @@ class CausalAttention(torch.autograd.Function):
         chunks, weights, eps, product_map, padding = ctx.constants
         with no_autocast(direction):
             if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                settings = chunks, weights.within, weights.state, None, None, eps, product_map, padding
                 gradients = recorded_gradients(
-                    lambda q, k, v: recorded_attention(q, k, v, chunks, weights, eps, product_map, padding),
+                    lambda q, k, v: causal_attention(q, k, v, *settings)[0],
                     (q, k, v),
                     ctx.needs_input_grad[:3],
                     [direction],
