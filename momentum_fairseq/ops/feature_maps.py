@@ -3,12 +3,18 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from momentum_fairseq.ops.passes_by_hand import is_batched, takes_passes_by_hand
+
 FeatureMap = Callable[[Tensor], Tensor]
+LOG2_E = math.log2(math.e)
+FEW = 2**14  # numbers up to which an operation's own cost is most of its time
+BLOCK = 2**19  # numbers whose intermediate results stay in cache
 
 
 class ProductMap(ABC):
@@ -42,7 +48,43 @@ def elu_plus_one(x: Tensor) -> Tensor:
     Returns:
         `[..., D]`, float32 (float64 stays).
     """
-    return F.elu(x if x.dtype == torch.float64 else x.float()).add_(1)  # in place: elu keeps its input, not its output
+    x = x if x.dtype == torch.float64 else x.float()
+    if x.device.type != "cpu" or x.numel() <= FEW or not takes_passes_by_hand():
+        return F.elu(x).add_(1)  # in place: elu keeps its input, not its output
+    return _EluPlusOne.apply(x)
+
+
+class _EluPlusOne(torch.autograd.Function):
+    """With φ' = min(φ, 1): the backward pass has no exponential to take, and needs φ alone, which attention keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = by_powers_of_two(x)
+        ctx.save_for_backward(out)
+        ctx.save_for_forward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        slope = out.clamp(max=1)
+        return slope * direction if torch.is_grad_enabled() or is_batched(direction) else slope.mul_(direction)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return tangent * out.clamp(max=1)
+
+
+def by_powers_of_two(x: Tensor) -> Tensor:
+    """φ = 2^min(x log₂ e, 0) + max(x, 0): on a CPU torch takes powers of two in a third of the time of `exp`, or of `elu`."""
+    out = torch.empty_like(x)
+    if x.numel() <= 2 * BLOCK or out.stride() != x.stride():
+        return torch.mul(x, LOG2_E, out=out).clamp_(max=0).exp2_().add_(F.relu(x))
+    in_memory_order = (y.as_strided((y.numel(),), (1,)).split(BLOCK) for y in (x, out))
+    for block, of_block in zip(*in_memory_order, strict=True):
+        torch.mul(block, LOG2_E, out=of_block).clamp_(max=0).exp2_().add_(F.relu(block))
+    return out
 
 
 def squared_relu(x: Tensor) -> Tensor:

@@ -11,6 +11,11 @@ def takes_passes_by_hand() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether x is many tensors at once, of torch.vmap or `is_grads_batched`, which can't be written into one tensor."""
+    return torch._C._functorch.is_batchedtensor(x) or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
 def recorded_gradients(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Tensor | None],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from momentum_fairseq.ops import FEATURE_MAPS
+from momentum_fairseq.ops import FEATURE_MAPS, feature_maps
 
 
 @pytest.mark.parametrize("name", FEATURE_MAPS)
@@ -18,6 +18,35 @@ def test_products_of_features_are_not_negative_and_at_least_float32(name, dtype)
 def test_elu_is_exp_below_zero_and_x_plus_1_above():
     x = torch.linspace(-5, 5, 101, dtype=torch.float64)
     torch.testing.assert_close(FEATURE_MAPS["elu"](x), torch.where(x < 0, x.exp(), x + 1))
+
+
+@pytest.fixture
+def by_powers_of_two(monkeypatch):
+    """elu + 1 of few numbers taken as of many."""
+    monkeypatch.setattr(feature_maps, "FEW", 0)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_elu_of_many_numbers_is_exact_wherever_they_lie(monkeypatch, by_powers_of_two, dtype, blocks):
+    if blocks:
+        monkeypatch.setattr(feature_maps, "BLOCK", 50)
+    edges = torch.tensor([0.0, -0.0, 200.0, -1000.0, torch.inf, -torch.inf, torch.nan])
+    x = torch.cat([torch.linspace(-80, 5, 1003), edges]).to(dtype).view(2, 5, 101)
+    exact = torch.where(x < 0, x.double().exp(), x.double() + 1)
+    rounded = 80 * torch.finfo(dtype).eps  # x log₂ e is
+    lying = {"whole": lambda y: y, "transposed": lambda y: y.mT, "in parts": lambda y: y[:, ::2]}
+    for name, lie in lying.items():
+        found = FEATURE_MAPS["elu"](lie(x))
+        assert found.dtype == dtype, name
+        torch.testing.assert_close(found.double(), lie(exact), rtol=rounded, atol=0, equal_nan=True, msg=name)
+
+
+def test_gradients_of_elu_of_many_numbers(by_powers_of_two):
+    x = torch.cat([torch.linspace(-3, 3, 8, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]).requires_grad_()
+    few = x.detach()[:-1].requires_grad_()  # numerical gradients of gradients aren't defined at zero
+    assert torch.autograd.gradcheck(FEATURE_MAPS["elu"], x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(FEATURE_MAPS["elu"], few)
 
 
 def test_squared_relu_is_zero_below_zero_and_a_square_above():
