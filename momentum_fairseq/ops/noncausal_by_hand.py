@@ -35,6 +35,11 @@ class KeyWeights(NamedTuple):
         several = self.rest.dim() > 1
         return self._replace(rest=self.rest.expand(batch, heads, -1).flatten(0, 1) if several else self.rest.unsqueeze(0))
 
+    @classmethod
+    def of(cls, weights: Tensor | None) -> "KeyWeights":
+        """Weights `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`; None = 1."""
+        return cls(1.0, 0, None if weights is None else weights.detach())
+
     def weigh_rows_(self, x: Tensor) -> Tensor:
         """`[G,S,M]` times all but the scale, in place."""
         if self.rest is not None:
@@ -70,7 +75,33 @@ def attention_by_hand(
         plain: the same of q, k, v and the weights in torch's own operations, for what is differentiated more than once.
         product_map: φ of q and k that aren't feature-mapped yet, in the quadratic order.
     """
-    return _Attention.apply(q, k, v, weights, steady, padding, eps, quadratic, plain, product_map)
+    steady = steady or KeyWeights.of(weights)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, weights)):
+        return _Attention.apply(q, k, v, weights, steady, padding, eps, quadratic, plain, product_map)
+    out, *_ = attend(q, k, v, steady, padding, eps, quadratic, product_map)
+    return out.unflatten(0, q.shape[:2])
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weights: KeyWeights,
+    padding: Tensor | None,
+    eps: float,
+    quadratic: bool,
+    product_map: ProductMap | None,
+) -> tuple[Tensor, tuple[Tensor, ...], KeyWeights, tuple[Tensor | None, ...]]:
+    """`attention_by_hand`'s output `[B·H,N,M]`, q, k, v and the weights as flat, and what else the backward pass needs."""
+    lead = q.shape[:2]
+    flat = q, *((k, v) if padding is None else (zero_padding_(padding, copied(x)) for x in (k, v)))
+    flat, weights = tuple(x.flatten(0, 1) for x in flat), weights.flat(*lead)
+    if not quadratic:
+        out, *saved = attend_by_state(*flat, weights, eps)
+        return out, flat, weights, tuple(saved)
+    scores, products = scores_and_products(*flat[:2], lead, padding, product_map)
+    out, *saved = attend_by_scores(scores, flat[2], weights, eps)
+    return out, flat, weights, (*saved, products)
 
 
 class _Attention(torch.autograd.Function):
@@ -81,7 +112,7 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         weights: Tensor | None,
-        steady: KeyWeights | None,
+        steady: KeyWeights,
         padding: Tensor | None,
         eps: float,
         quadratic: bool,
@@ -89,19 +120,10 @@ class _Attention(torch.autograd.Function):
         product_map: ProductMap | None,
     ) -> Tensor:
         """Arguments as of `attention_by_hand`."""
-        lead = q.shape[:2]
-        steady = steady or KeyWeights(1.0, 0, None if weights is None else weights.detach())
-        flat = q, *((k, v) if padding is None else (zero_padding_(padding, copied(x)) for x in (k, v)))
-        flat, steady = [x.flatten(0, 1) for x in flat], steady.flat(*lead)
-        if quadratic:
-            scores, products = scores_and_products(*flat[:2], lead, padding, product_map)
-            out, *saved = *attend_by_scores(scores, flat[2], steady, eps), products
-        else:
-            out, *saved = attend_by_state(*flat, steady, eps)
-        if any(ctx.needs_input_grad[:4]):
-            ctx.save_for_backward(q, k, v, weights, padding, *flat, out, *saved)
-            ctx.constants = steady, quadratic, plain, product_map
-        return out.unflatten(0, lead)
+        out, flat, steady, saved = attend(q, k, v, steady, padding, eps, quadratic, product_map)
+        ctx.save_for_backward(q, k, v, weights, padding, *flat, out, *saved)
+        ctx.constants = steady, quadratic, plain, product_map
+        return out.unflatten(0, q.shape[:2])
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,11 +186,9 @@ def attend_by_state(q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights, eps: f
     """Output, normaliser `[G,N,1]`, state Σ_j w_j v_j k_jᵀ `[G,M,D]` and key sum `[G,1,D]`."""
     scale, first, rest = weights
     last = v[:, first:] if rest is None else v[:, first:] * rest.unsqueeze(2)
-    state = sum_of_products(last, k[:, first:])
+    state = sum_of_products(last, k[:, first:], scale=scale)
     if first:
-        sum_of_products(v[:, :first], k[:, :first], onto=state)
-    if scale != 1:
-        state.mul_(scale)
+        sum_of_products(v[:, :first], k[:, :first], onto=state, scale=scale)
     sums = k.sum(1, keepdim=True)
     # A product with one row: half the time of one with one column, or of a sum over q * k.
     normaliser = torch.bmm(sums, q.transpose(1, 2)).add_(eps).transpose(1, 2)
@@ -192,7 +212,7 @@ def differentiate_by_state(
     of_normaliser = (direction * out).sum(-1, keepdim=True).div_(normaliser).neg_()
     direction = direction / normaliser
     of_q = torch.bmm(direction, state).baddbmm_(of_normaliser, sums)
-    of_state = sum_of_products(direction, q).mul_(weights.scale)
+    of_state = sum_of_products(direction, q, scale=weights.scale)
     of_k = weights.weigh_rows_(torch.bmm(v, of_state)).add_(torch.bmm(of_normaliser.transpose(1, 2), q))
     of_v = torch.bmm(k, of_state.transpose(1, 2))
     of_weights = (of_v * v).sum(2) if learned else None
