@@ -69,6 +69,9 @@ def is_short(qkv: Tensor) -> bool:
 
 def mapped(qkv: Tensor, feature_map: FeatureMap) -> tuple[Tensor, Tensor, Tensor, ProductMap | None]:
     """q, k and v side by side `[B,N,3,H,D]` → φ(q), φ(k), v `[B,H,N,D]` and None; or q, k, v and a φ that is taken of q·k."""
+    by_head = qkv.permute(2, 0, 3, 1, 4)  # [3,B,H,N,D]
+    if len(qkv) > 1:  # else the products of all heads would copy each of the three, and φ takes longer of what has gaps
+        by_head = by_head.contiguous()
     product_map = feature_map if isinstance(feature_map, ProductMap) else None
-    q_and_k = qkv[:, :, :2] if product_map else feature_map(qkv[:, :, :2])
-    return *q_and_k.permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2), product_map
+    q, k = by_head[:2] if product_map else feature_map(by_head[:2])
+    return q, k, by_head[2], product_map

@@ -36,13 +36,13 @@ def short_attention(
     eps = checked_eps(eps)
     heads, dim = q.shape[:2], q.shape[3]
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # a product of four dimensions would copy them transposed
-    # [B,H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
-    scores = torch.bmm(k, q.transpose(1, 2)).unflatten(0, heads)
+    # [B·H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
+    scores = torch.bmm(k, q.transpose(1, 2))
     if product_map is not None:
         product_map.of_products(scores, dim, out=scores)
     if key_padding_mask is not None:
-        zero_padding_(key_padding_mask[:, None, :, None], scores)
-    normaliser = scores.sum(-2, keepdim=True).add_(eps)
+        zero_padding_(key_padding_mask[:, None, :, None], scores.unflatten(0, heads))
+    normaliser = scores.sum(1, keepdim=True).add_(eps)
     if weights is not None:
-        scores.mul_(weights.unsqueeze(-1))
-    return torch.bmm(scores.div_(normaliser).flatten(0, 1).transpose(1, 2), v).unflatten(0, heads)
+        (scores if weights.dim() == 1 else scores.unflatten(0, heads)).mul_(weights.unsqueeze(-1))
+    return torch.bmm(scores.div_(normaliser).transpose(1, 2), v).unflatten(0, heads)
