@@ -14,6 +14,8 @@ from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 
+FEW_KEYS = 64  # of all sentences of a batch
+
 
 class KeysAndValues(NamedTuple):
     """The source as it is, for kinds that read all of it: k `[B,H,S,D]`, v `[B,H,S,M]`, padding bool `[B,S]` or None."""
@@ -85,7 +87,8 @@ def project_source(source: WeightedSource, weight: Tensor) -> WeightedSource | P
         W concat_h(a_h v_h) = Σ_h a_h (v_h W_hᵀ)
 
     A query then costs 2 H S C multiplications in place of 2 S C + C², in products about half as quick as a projection. Not where
-    gradients are taken: theirs cost more than is spared, by a half on a CPU.
+    gradients are taken: theirs cost more than is spared, by a half on a CPU. Nor of few keys, as of one sentence: what spares ten
+    passes a few operations takes as long itself.
 
     Args:
         source: of keys and values; or of their sum, which stays as it is.
@@ -95,7 +98,7 @@ def project_source(source: WeightedSource, weight: Tensor) -> WeightedSource | P
     if source.k is None or low_precision or torch.is_grad_enabled():  # the source is in float32: dearer than low precision
         return source
     batch, heads, keys, key_dim = source.k.shape
-    if (4 * heads - 2) * keys > len(weight):
+    if batch * keys < FEW_KEYS or (4 * heads - 2) * keys > len(weight):
         return source
     k = source.k.new_zeros(batch, heads, keys, heads, key_dim)
     k.diagonal(dim1=1, dim2=3).copy_(source.k.permute(0, 2, 3, 1))

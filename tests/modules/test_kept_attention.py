@@ -3,8 +3,14 @@
 import pytest
 import torch
 
+from momentum_fairseq.ops import source_memory
 from tests.modules.attention_cases import VARIANTS, attention
 from tests.ops.cases import SIDES, assert_same, padding_mask, value_and_gradients
+
+
+@pytest.fixture(autouse=True)
+def few_keys_are_projected_too(monkeypatch):
+    monkeypatch.setattr(source_memory, "FEW_KEYS", 0)
 
 
 def masked_case(side: str | None, keys: int):

@@ -10,12 +10,18 @@ from momentum_fairseq.ops import (
     momentum_attention,
     project_source,
     read_source,
+    source_memory,
     weighted_source,
 )
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from tests.ops.cases import SIDES, assert_same, inputs, padding_mask
 
 SHORT, LONG = 3, 30  # beside features 5 and values 3 wide: kept as keys and values, and as their sum
+
+
+@pytest.fixture(autouse=True)
+def few_keys_are_projected_too(monkeypatch):
+    monkeypatch.setattr(source_memory, "FEW_KEYS", 0)
 
 
 def remembered(k, v, mask, momentum=None):
@@ -123,6 +129,15 @@ def test_a_source_is_projected_only_where_that_is_quicker():
         assert project_source(short, weight()) is short
     with torch.enable_grad():
         assert project_source(short, weight()) is short
+
+
+@torch.no_grad()
+def test_a_source_of_few_keys_is_not_projected(monkeypatch):
+    source = remembered(*inputs(1, SHORT)[1:], None)  # of 3 sentences
+    monkeypatch.setattr(source_memory, "FEW_KEYS", 3 * SHORT)
+    assert isinstance(project_source(source, weight()), ProjectedSource)
+    monkeypatch.setattr(source_memory, "FEW_KEYS", 3 * SHORT + 1)
+    assert project_source(source, weight()) is source
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
