@@ -28,6 +28,7 @@ from torch import Tensor
 from momentum_fairseq import ops
 
 PASSES = ("forward", "forward+backward")
+WITH_FEATURES = "momentum+features"
 MASKS = ("none", "padded")
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, dict[str, float]], Tensor]
@@ -42,7 +43,7 @@ def kinds_of(
         "softmax": lambda q, k, v, mask, numbers: softmax(q, k, v, key_padding_mask=mask),
         "linear": lambda q, k, v, mask, numbers: linear(q, k, v, key_padding_mask=mask),
         "momentum": lambda q, k, v, mask, numbers: momentum(q, k, v, key_padding_mask=mask, **numbers),
-        "momentum+features": lambda q, k, v, mask, numbers: momentum(phi(q), phi(k), v, key_padding_mask=mask, **numbers),
+        WITH_FEATURES: lambda q, k, v, mask, numbers: momentum(phi(q), phi(k), v, key_padding_mask=mask, **numbers),
     }
 
 
@@ -58,12 +59,14 @@ class Inputs(NamedTuple):
     direction: Tensor  # what the backward pass starts from
 
 
-def make_inputs(options: argparse.Namespace, batch: int, length: int, dim: int, mask: str, pass_: str) -> Inputs:
-    """Positive q and k; the mask pads each sentence but the first by up to a quarter."""
+def make_inputs(
+    options: argparse.Namespace, batch: int, length: int, dim: int, mask: str, pass_: str, *, mapped: bool
+) -> Inputs:
+    """q and k of both signs, or φ of them; the mask pads each sentence but the first by up to a quarter."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, options.heads, length, dim)
     q, k, v, direction = (torch.randn(shape, generator=generator) for _ in range(4))
-    tensors = [ops.elu_plus_one(q), ops.elu_plus_one(k), v]
+    tensors = [*map(ops.elu_plus_one, (q, k)), v] if mapped else [q, k, v]
     tensors = [x.to(options.device, options.torch_dtype).requires_grad_(pass_ != "forward") for x in tensors]
     missing = torch.randint(0, length // 4 + 1, (batch, 1), generator=generator)
     missing[0] = 0
@@ -93,8 +96,11 @@ def run_times(options: argparse.Namespace, numbers: dict[str, float]) -> list[di
                 print(f"\n{pass_}, D = {dim}, mask: {mask}\n{'N':>6} {'B':>5}{heading(options.kinds)}")
                 for length in options.lengths:
                     batch = max(1, options.tokens // length)
-                    inputs = make_inputs(options, batch, length, dim, mask, pass_)
-                    calls = {kind: make_call(attentions[kind], inputs, pass_, numbers) for kind in options.kinds}
+                    unmapped, mapped = (make_inputs(options, batch, length, dim, mask, pass_, mapped=x) for x in (False, True))
+                    calls = {
+                        kind: make_call(attentions[kind], unmapped if kind == WITH_FEATURES else mapped, pass_, numbers)
+                        for kind in options.kinds
+                    }
                     results = time_side_by_side(calls, options.seconds, options.device)
                     print(f"{length:6} {batch:5}{cells(results)}", flush=True)
                     place = {"pass": pass_, "mask": mask, "dim": dim, "length": length, "batch": batch}
@@ -123,7 +129,7 @@ def run_memory(options: argparse.Namespace, numbers: dict[str, float]) -> list[d
             for kind in options.kinds:
                 peaks = []
                 for length in options.lengths:
-                    inputs = make_inputs(options, 1, length, dim, "none", pass_)
+                    inputs = make_inputs(options, 1, length, dim, "none", pass_, mapped=kind != WITH_FEATURES)
                     peaks.append(peak_bytes(make_call(attentions[kind], inputs, pass_, numbers), options.device))
                 place = {"pass": pass_, "dim": dim, "kind": kind, "batch": 1}
                 rows.append({**place, "lengths": options.lengths, "peak_bytes": peaks})
