@@ -52,11 +52,28 @@ def test_the_picture_can_be_drawn_again_from_the_record(quick, tmp_path):
     assert (tmp_path / "again.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_features_are_timed_on_numbers_of_both_signs(tmp_path, monkeypatch):
+    """Of positive numbers alone elu + 1 takes no exponential."""
+    least = {}
+
+    def recorder(kind):
+        def attention(q, k, v, mask, numbers):
+            least[kind] = min(q.min().item(), k.min().item())
+            return v
+
+        return attention
+
+    monkeypatch.setattr(benchmark_attention, "KINDS", {kind: recorder(kind) for kind in benchmark_attention.KINDS})
+    options = benchmark_attention.parse_arguments(["--quick", "--passes", "forward", "--out", str(tmp_path)])
+    benchmark_attention.run_times(options, {})
+    assert least.pop("momentum+features") < 0 < min(least.values())
+
+
 def test_a_causal_run_times_attention_that_reads_no_later_key(tmp_path):
     arguments = ["--quick", "--causal", "--kinds", "softmax", "momentum", "--out", str(tmp_path)]
     options = benchmark_attention.parse_arguments(arguments)
     numbers = {"momentum": 0.6, "step_size": 1.0}
-    inputs = benchmark_attention.make_inputs(options, 2, 8, 16, "none", "forward")
+    inputs = benchmark_attention.make_inputs(options, 2, 8, 16, "none", "forward", mapped=True)
     for kind in options.kinds:
         out = benchmark_attention.make_call(benchmark_attention.CAUSAL_KINDS[kind], inputs, "forward", numbers)()
         inputs.v[:, :, -1] += 1
