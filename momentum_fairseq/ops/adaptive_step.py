@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_fairseq.ops.passes_by_hand import recorded_gradients, takes_passes_by_hand
+from momentum_fairseq.ops.passes_by_hand import asks_for_recorded_gradients, recorded_gradients, takes_passes_by_hand
 
 Step = tuple[Tensor, Tensor, Tensor]
 
@@ -92,8 +92,8 @@ class _AdaptiveStep(torch.autograd.Function):
         *inputs, change_norm, reference_norm = ctx.saved_tensors
         _, push, last_push, velocity = inputs
         by_velocity, step_size, delta, eps = ctx.constants
-        if torch.is_grad_enabled():  # to be differentiated again
-            directions = of_x, of_velocity, of_momentum
+        directions = of_x, of_velocity, of_momentum
+        if any(map(asks_for_recorded_gradients, directions)):
 
             def step(x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor) -> Step:
                 return plain_step(x, push, last_push, velocity, by_velocity, step_size, delta, eps)

@@ -16,7 +16,7 @@ from momentum_fairseq.ops.causal_chunks import (
 )
 from momentum_fairseq.ops.causal_rows import attend_in_rows, differentiate_in_rows
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.passes_by_hand import recorded_gradients
+from momentum_fairseq.ops.passes_by_hand import asks_for_recorded_gradients, recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
 
 
@@ -83,7 +83,7 @@ class CausalAttention(torch.autograd.Function):
         q, k, v, *saved = ctx.saved_tensors
         chunks, weights, eps, product_map, padding = ctx.constants
         with no_autocast(direction):
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling() and asks_for_recorded_gradients(direction):
                 settings = chunks, weights.within, weights.state, None, None, eps, product_map, padding
                 gradients = recorded_gradients(
                     lambda q, k, v: causal_attention(q, k, v, *settings)[0],

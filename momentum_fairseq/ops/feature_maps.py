@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momentum_fairseq.ops.passes_by_hand import is_batched, takes_passes_by_hand
+from momentum_fairseq.ops.passes_by_hand import asks_for_recorded_gradients, takes_passes_by_hand
 
 FeatureMap = Callable[[Tensor], Tensor]
 LOG2_E = math.log2(math.e)
@@ -68,7 +68,7 @@ class _EluPlusOne(torch.autograd.Function):
     def backward(ctx: Any, direction: Tensor) -> Tensor:
         (out,) = ctx.saved_tensors
         slope = out.clamp(max=1)
-        return slope * direction if torch.is_grad_enabled() or is_batched(direction) else slope.mul_(direction)
+        return slope * direction if asks_for_recorded_gradients(direction) else slope.mul_(direction)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from momentum_fairseq.ops.feature_maps import ProductMap
-from momentum_fairseq.ops.passes_by_hand import recorded_gradients
+from momentum_fairseq.ops.passes_by_hand import asks_for_recorded_gradients, recorded_gradients
 from momentum_fairseq.ops.precision import no_autocast
 from momentum_fairseq.ops.scores_and_products import scores_and_products
 from momentum_fairseq.ops.sum_of_products import sum_of_products
@@ -131,7 +131,7 @@ class _Attention(torch.autograd.Function):
         steady, quadratic, plain, product_map = ctx.constants
         needed = ctx.needs_input_grad[:4]
         with no_autocast(direction):
-            if torch.is_grad_enabled():  # to be differentiated again
+            if asks_for_recorded_gradients(direction):
                 return *recorded_gradients(plain, (q, k, v, weights), needed, [direction]), *[None] * 6
             by_scores = partial(differentiate_by_scores, product_map=product_map)
             differentiate = by_scores if quadratic else differentiate_by_state

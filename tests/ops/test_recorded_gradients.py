@@ -49,6 +49,34 @@ def test_attention_whose_inputs_depend_on_each_other(attention, made, length, pa
     torch.testing.assert_close(twice, expected, rtol=1e-9, atol=1e-9)
 
 
+def assert_directions_go_together(function, leaves):
+    """The gradients along three directions at once, as `torch.autograd.functional.jacobian` takes them, are those of each."""
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    directions = [torch.randn(3, *output.shape, dtype=output.dtype) for output in outputs]
+    options = {"retain_graph": True}
+    together = torch.autograd.grad(outputs, leaves, directions, is_grads_batched=True, **options)
+    each = [torch.autograd.grad(outputs, leaves, [x[i] for x in directions], **options) for i in range(3)]
+    for found, expected in zip(together, zip(*each, strict=True), strict=True):
+        assert not found.requires_grad
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("length", [4, 150])
+@pytest.mark.parametrize("attention", OPS.values(), ids=OPS)
+def test_attention_along_many_directions_at_once(attention, length, padded):
+    mask = padding_mask(2, length, "left") if padded else None
+    leaves = inputs(length, length, batch=2, dim=3)
+    assert_directions_go_together(lambda *x: attention(*x, key_padding_mask=mask), leaves)
+
+
+@pytest.mark.parametrize("by_velocity", [False, True])
+def test_an_adaptive_step_along_many_directions_at_once(by_velocity):
+    leaves = torch.randn(4, 5, 6, dtype=torch.float64).requires_grad_().unbind()
+    assert_directions_go_together(lambda *x: adaptive_step(*x, by_velocity, step_size=0.9, delta=1e-3, eps=1e-6), leaves)
+
+
 @pytest.mark.parametrize("by_velocity", [False, True])
 def test_a_chain_of_adaptive_steps(by_velocity):
     def chain(step):
