@@ -13,11 +13,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess, subprocess.CompletedProcess]:
-    """quickstart.sh run twice with few updates: its folder, the first run, the second."""
+    """quickstart.sh run twice with few updates, as if set-up took long: its folder, the first run, the second."""
     folder = tmp_path_factory.mktemp("quickstart")
     made = run("scripts/generate_corpus.py", folder / "raw", "--pairs", 600)
     assert made.returncode == 0, made.stderr
-    runs = [run("scripts/quickstart.sh", DATA=folder / "raw", OUT=folder / "out", MAX_UPDATE=6) for _ in range(2)]
+    runs = [run("scripts/quickstart.sh", DATA=folder / "raw", OUT=folder / "out", MAX_UPDATE=6, SECONDS=1000) for _ in range(2)]
     for result in runs:
         assert result.returncode == 0, result.stdout + result.stderr
     return folder / "out", *runs
@@ -25,6 +25,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproce
 
 def test_the_quickstart_scores_a_translation_and_shows_each_step(quickstart):
     out, first, _ = quickstart
+    assert "train: up to 6 updates or 4 minutes" in first.stdout
     scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     assert scores["updates"] == 6
     assert scores["scores"][0]["bleu_signature"].startswith("nrefs:1|case:mixed")
