@@ -79,10 +79,10 @@ class _EluPlusOne(torch.autograd.Function):
 def by_powers_of_two(x: Tensor) -> Tensor:
     """φ = 2^min(x log₂ e, 0) + max(x, 0): on a CPU torch takes powers of two in a third of the time of `exp`, or of `elu`."""
     out = torch.empty_like(x)
-    if x.numel() <= 8 * BLOCK or out.stride() != x.stride():
-        return torch.mul(x, LOG2_E, out=out).clamp_(max=0).exp2_().add_(F.relu(x))
-    in_memory_order = (y.as_strided((y.numel(),), (1,)).split(BLOCK) for y in (x, out))
-    for block, of_block in zip(*in_memory_order, strict=True):
+    blocks = [(x, out)]
+    if x.numel() > 8 * BLOCK and out.stride() == x.stride():  # both without gaps
+        blocks = zip(*(y.as_strided((y.numel(),), (1,)).split(BLOCK) for y in (x, out)), strict=True)
+    for block, of_block in blocks:
         torch.mul(block, LOG2_E, out=of_block).clamp_(max=0).exp2_().add_(F.relu(block))
     return out
 
