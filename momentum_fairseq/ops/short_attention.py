@@ -44,5 +44,5 @@ def short_attention(
         zero_padding_(key_padding_mask[:, None, :, None], scores.unflatten(0, heads))
     normaliser = scores.sum(1, keepdim=True).add_(eps)
     if weights is not None:
-        (scores if weights.dim() == 1 else scores.unflatten(0, heads)).mul_(weights.unsqueeze(-1))
+        scores.unflatten(0, heads).mul_(weights.unsqueeze(-1))
     return torch.bmm(scores.div_(normaliser).transpose(1, 2), v).unflatten(0, heads)
