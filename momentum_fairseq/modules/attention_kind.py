@@ -93,7 +93,7 @@ class AttentionKind(nn.Module):
 
         A kind may do it in fewer operations.
         """
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # three times as fast as to iterate
         return self(q, k, v, key_padding_mask)
 
     def causal(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:

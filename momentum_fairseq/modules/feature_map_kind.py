@@ -73,5 +73,5 @@ def mapped(qkv: Tensor, feature_map: FeatureMap) -> tuple[Tensor, Tensor, Tensor
     if len(qkv) > 1:  # else the products of all heads would copy each of the three, and φ takes longer of what has gaps
         by_head = by_head.contiguous()
     product_map = feature_map if isinstance(feature_map, ProductMap) else None
-    q, k = by_head[:2] if product_map else feature_map(by_head[:2])
+    q, k = (by_head[:2] if product_map else feature_map(by_head[:2])).unbind()
     return q, k, by_head[2], product_map

@@ -72,13 +72,13 @@ class MultiheadAttention(nn.Module):
         check_mask(key_padding_mask, *source.shape[:2], source.device)
         memory = self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
         if many_queries and isinstance(memory, WeightedSource) and is_plain(self.out_proj):
-            return project_source(memory, self.out_proj.weight)
+            return project_source(memory, self.out_proj.weight, self.out_proj.bias)
         return memory
 
     def recall(self, query: Tensor, memory: Any) -> Tensor:
         """`[B,N,C]` and what `remember` gave → `[B,N,C]`, as `forward` with that source."""
         out = self.attention.recall(self.project_query(query), memory)
-        return out + self.out_proj.bias if isinstance(memory, ProjectedSource) else self._join(out)
+        return out if isinstance(memory, ProjectedSource) else self._join(out)
 
     def pattern(self, positions: Tensor, key_padding_mask: Tensor | None) -> Any:
         """What queries and keys `[1,N,C]` or `[B,N,C]` with their mask bool `[B,N]` make of any values, computed once."""

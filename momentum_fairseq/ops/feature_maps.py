@@ -13,8 +13,10 @@ from momentum_fairseq.ops.passes_by_hand import asks_for_recorded_gradients, tak
 
 FeatureMap = Callable[[Tensor], Tensor]
 LOG2_E = math.log2(math.e)
-FEW = 2**14  # numbers up to which an operation's own cost is most of its time
+FEW = 2**12  # numbers up to which an operation's own cost is most of its time
+FEW_RECORDED = 2**14  # the same, where a graph is recorded
 BLOCK = 2**18  # numbers whose intermediate results stay in cache
+BLOCKS = 8 * BLOCK  # numbers up to which one block is no slower
 
 
 class ProductMap(ABC):
@@ -49,9 +51,10 @@ def elu_plus_one(x: Tensor) -> Tensor:
         `[..., D]`, float32 (float64 stays).
     """
     x = x if x.dtype == torch.float64 else x.float()
-    if x.device.type != "cpu" or x.numel() <= FEW or not takes_passes_by_hand():
+    recorded = x.requires_grad and torch.is_grad_enabled()
+    if x.numel() <= (FEW_RECORDED if recorded else FEW) or x.device.type != "cpu" or not takes_passes_by_hand():
         return F.elu(x).add_(1)  # in place: elu keeps its input, not its output
-    return _EluPlusOne.apply(x)
+    return _EluPlusOne.apply(x) if recorded or x.numel() > BLOCKS else by_powers_of_two(x)
 
 
 class _EluPlusOne(torch.autograd.Function):
@@ -78,9 +81,11 @@ class _EluPlusOne(torch.autograd.Function):
 
 def by_powers_of_two(x: Tensor) -> Tensor:
     """φ = 2^min(x log₂ e, 0) + max(x, 0): on a CPU torch takes powers of two in a third of the time of `exp`, or of `elu`."""
+    if x.numel() <= BLOCKS:
+        return torch.mul(x, LOG2_E).clamp_(max=0).exp2_().add_(F.relu(x))
     out = torch.empty_like(x)
     blocks = [(x, out)]
-    if x.numel() > 8 * BLOCK and out.stride() == x.stride():  # both without gaps
+    if out.stride() == x.stride():  # both without gaps
         blocks = zip(*(y.as_strided((y.numel(),), (1,)).split(BLOCK) for y in (x, out)), strict=True)
     for block, of_block in blocks:
         torch.mul(block, LOG2_E, out=of_block).clamp_(max=0).exp2_().add_(F.relu(block))

@@ -34,15 +34,16 @@ def short_attention(
         ValueError: eps < 0.
     """
     eps = checked_eps(eps)
-    heads, dim = q.shape[:2], q.shape[3]
+    (batch, heads, queries, dim), keys = q.shape, k.shape[2]
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # a product of four dimensions would copy them transposed
     # [B·H,S,N]: to sum over keys is then to add rows, four times as fast on a CPU.
     scores = torch.bmm(k, q.transpose(1, 2))
+    by_head = scores.view(batch, heads, keys, queries)
     if product_map is not None:
         product_map.of_products(scores, dim, out=scores)
     if key_padding_mask is not None:
-        zero_padding_(key_padding_mask[:, None, :, None], scores.unflatten(0, heads))
+        zero_padding_(key_padding_mask[:, None, :, None], by_head)
     normaliser = scores.sum(1, keepdim=True).add_(eps)
     if weights is not None:
-        scores.unflatten(0, heads).mul_(weights.unsqueeze(-1))
-    return torch.bmm(scores.div_(normaliser).transpose(1, 2), v).unflatten(0, heads)
+        by_head.mul_(weights.unsqueeze(-1))
+    return torch.bmm(scores.div_(normaliser).transpose(1, 2), v).view(batch, heads, queries, v.shape[2])

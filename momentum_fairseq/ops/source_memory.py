@@ -14,8 +14,6 @@ from momentum_fairseq.ops.contraction_order import quadratic_order_is_cheaper
 from momentum_fairseq.ops.precision import in_full_precision, no_autocast
 from momentum_fairseq.ops.sum_of_products import sum_of_products
 
-FEW_KEYS = 64  # of all sentences of a batch
-
 
 class KeysAndValues(NamedTuple):
     """The source as it is, for kinds that read all of it: k `[B,H,S,D]`, v `[B,H,S,M]`, padding bool `[B,S]` or None."""
@@ -47,21 +45,21 @@ class WeightedSource(NamedTuple):
 
 
 class ProjectedSource(NamedTuple):
-    """A short source with the projection of the joined heads taken in: reading it needs no split into heads, and no join.
+    """A short source with the projection of the joined heads taken in: what is read of it needs no join, and no projection.
 
     Attributes:
-        k: `[B,H·S,H·D]`, zeros where key and query are of different heads.
-        v: weighted values `[B,H·S,C]`, through the projection without its bias.
-        heads: H.
+        k: `[B,H,S,D]`.
+        v: weighted values `[B,H·S,C]`, each head's through its columns of the projection.
+        bias: of the projection, `[C]` or None.
     """
 
     k: Tensor
     v: Tensor
-    heads: int
+    bias: Tensor | None
 
     def reorder(self, order: Tensor) -> "ProjectedSource":
         """The memory of other rows of the batch, int64 `[B']`."""
-        return ProjectedSource(self.k.index_select(0, order), self.v.index_select(0, order), self.heads)
+        return ProjectedSource(self.k.index_select(0, order), self.v.index_select(0, order), self.bias)
 
 
 def weighted_source(k: Tensor, v: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None) -> WeightedSource:
@@ -81,30 +79,27 @@ def weighted_source(k: Tensor, v: Tensor, weights: Tensor | None, key_padding_ma
         return WeightedSource(None, sum_of_products(k, v), k.sum(-2))
 
 
-def project_source(source: WeightedSource, weight: Tensor) -> WeightedSource | ProjectedSource:
+def project_source(source: WeightedSource, weight: Tensor, bias: Tensor | None) -> WeightedSource | ProjectedSource:
     """Take the projection W of the joined heads into a source that is read often; as it is where that isn't quicker.
 
-        W concat_h(a_h v_h) = Σ_h a_h (v_h W_hᵀ)
+        W concat_h(a_h v_h) + b = Σ_h a_h (v_h W_hᵀ) + b
 
-    A query then costs 2 H S C multiplications in place of 2 S C + C², in products about half as quick as a projection. Not where
-    gradients are taken: theirs cost more than is spared, by a half on a CPU. Nor of few keys, as of one sentence: what spares ten
-    passes a few operations takes as long itself.
+    A query then costs H S C multiplications in place of S C + C². Not where gradients are taken: theirs cost more than is spared,
+    by a half on a CPU.
 
     Args:
         source: of keys and values; or of their sum, which stays as it is.
-        weight: W `[C,C]`.
+        weight, bias: W `[C,C]` and b `[C]` or None.
     """
     low_precision = source.v.dtype != weight.dtype or torch.is_autocast_enabled(weight.device.type)
     if source.k is None or low_precision or torch.is_grad_enabled():  # the source is in float32: dearer than low precision
         return source
-    batch, heads, keys, key_dim = source.k.shape
-    if batch * keys < FEW_KEYS or (4 * heads - 2) * keys > len(weight):
+    batch, heads, keys = source.k.shape[:3]
+    if 2 * (heads - 1) * keys > len(weight):  # near a tie it would take many reads to make up for this
         return source
-    k = source.k.new_zeros(batch, heads, keys, heads, key_dim)
-    k.diagonal(dim1=1, dim2=3).copy_(source.k.permute(0, 2, 3, 1))
     # A product for each head: one of four dimensions would copy the weights for each sentence.
     v = torch.bmm(source.v.transpose(0, 1).flatten(1, 2), weight.t().unflatten(0, (heads, -1)))  # [H,B·S,C]
-    return ProjectedSource(k.flatten(3).flatten(1, 2), v.unflatten(1, (batch, keys)).transpose(0, 1).flatten(1, 2), heads)
+    return ProjectedSource(source.k, v.unflatten(1, (batch, keys)).transpose(0, 1).flatten(1, 2), bias)
 
 
 def read_source(q: Tensor, source: WeightedSource | ProjectedSource, *, eps: float = 1e-6) -> Tensor:
@@ -125,17 +120,16 @@ def read_source(q: Tensor, source: WeightedSource | ProjectedSource, *, eps: flo
     eps = checked_eps(eps)
     with no_autocast(q):
         q = q.to(source.v.dtype)
-        if isinstance(source, ProjectedSource):
-            scores = q.transpose(1, 2).flatten(2) @ source.k.transpose(1, 2)  # [B,N,H·S]
-            return normalised(scores.unflatten(2, (source.heads, -1)), eps, keys=3).flatten(2) @ source.v
         if source.k is None:
             normaliser = (source.z.unsqueeze(-2) @ q.transpose(-1, -2)).transpose(-1, -2).add_(eps)  # [B,H,N,1]
             return (q @ source.v) / normaliser
-        scores = source.k @ q.transpose(-1, -2)  # [B,H,S,N]: to sum over keys is then to add rows
-        return normalised(scores, eps, keys=2).transpose(-1, -2) @ source.v
-
-
-def normalised(scores: Tensor, eps: float, *, keys: int) -> Tensor:
-    """Scores over their sums over the axis of the keys, in place where no gradients are taken."""
-    normaliser = scores.sum(keys, keepdim=True).add_(eps)
-    return scores / normaliser if torch.is_grad_enabled() else scores.div_(normaliser)
+        batch, heads, queries = q.shape[:3]
+        # [B·H,S,N]: to sum over keys is then to add rows, and without a copy they are the rows of the joined heads.
+        scores = torch.bmm(source.k.flatten(0, 1), q.flatten(0, 1).transpose(1, 2))
+        normaliser = scores.sum(1, keepdim=True).add_(eps)
+        # In place where no graph would need what is written over.
+        scores = scores / normaliser if torch.is_grad_enabled() else scores.div_(normaliser)
+        if not isinstance(source, ProjectedSource):
+            return torch.bmm(scores.transpose(1, 2), source.v.flatten(0, 1)).unflatten(0, (batch, heads))
+        scores = scores.view(batch, heads * scores.shape[1], queries).transpose(1, 2)  # [B,N,H·S]
+        return torch.bmm(scores, source.v) if source.bias is None else torch.baddbmm(source.bias, scores, source.v)

@@ -3,14 +3,9 @@
 import pytest
 import torch
 
-from momentum_fairseq.ops import source_memory
+from momentum_fairseq.ops import ProjectedSource
 from tests.modules.attention_cases import VARIANTS, attention
 from tests.ops.cases import SIDES, assert_same, padding_mask, value_and_gradients
-
-
-@pytest.fixture(autouse=True)
-def few_keys_are_projected_too(monkeypatch):
-    monkeypatch.setattr(source_memory, "FEW_KEYS", 0)
 
 
 def masked_case(side: str | None, keys: int):
@@ -51,6 +46,16 @@ def test_remembering_a_source_for_many_queries_leaves_a_projection_that_does_mor
     plain = module.recall(query, module.remember(source, None, many_queries=True))
     module.out_proj.register_forward_hook(lambda _, inputs, output: 2 * output)
     assert_same([module.recall(query, module.remember(source, None, many_queries=True))], [2 * plain])
+
+
+@torch.no_grad()
+def test_remembering_a_source_for_many_queries_takes_a_projection_without_bias():
+    module = attention("momentum")
+    module.out_proj.bias = None
+    query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
+    memory = module.remember(source, None, many_queries=True)
+    assert isinstance(memory, ProjectedSource)
+    assert_same([module.recall(query, memory)], [module.recall(query, module.remember(source, None))])
 
 
 @pytest.mark.parametrize("keys", [5, 40])

@@ -10,18 +10,12 @@ from momentum_fairseq.ops import (
     momentum_attention,
     project_source,
     read_source,
-    source_memory,
     weighted_source,
 )
 from momentum_fairseq.ops.momentum_weights import momentum_weights
 from tests.ops.cases import SIDES, assert_same, inputs, padding_mask
 
 SHORT, LONG = 3, 30  # beside features 5 and values 3 wide: kept as keys and values, and as their sum
-
-
-@pytest.fixture(autouse=True)
-def few_keys_are_projected_too(monkeypatch):
-    monkeypatch.setattr(source_memory, "FEW_KEYS", 0)
 
 
 def remembered(k, v, mask, momentum=None):
@@ -50,7 +44,7 @@ def test_the_eps_of_the_reading_is_added_to_the_normaliser(keys):
     source = remembered(k, v, None)
     expected = linear_attention(q, k, v, eps=0.5)
     assert_same([read_source(q, source, eps=0.5)], [expected])
-    projected = read_source(q, project_source(source, weight()), eps=0.5)
+    projected = read_source(q, project_source(source, weight(), None), eps=0.5)
     if keys == SHORT:
         assert_same([projected], [expected.transpose(1, 2).flatten(2) @ weight().t()])
 
@@ -97,6 +91,10 @@ def weight(features: int = 18) -> torch.Tensor:
     return torch.randn(features, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
+def bias() -> torch.Tensor:
+    return torch.linspace(-1, 1, 18, dtype=torch.float64)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("side", [None, *SIDES])
 @pytest.mark.parametrize("queries", [1, 6])
@@ -104,9 +102,9 @@ def test_a_projected_source_gives_the_joined_heads_projected(queries, side):
     q, k, v = inputs(queries, SHORT)
     mask = None if side is None else padding_mask(3, SHORT, side)
     source = remembered(k, v, mask, momentum=0.9)
-    projected, order = project_source(source, weight()), torch.tensor([2, 0, 0, 1])
+    projected, order = project_source(source, weight(), bias()), torch.tensor([2, 0, 0, 1])
     assert isinstance(projected, ProjectedSource)
-    assert_same([read_source(q, projected)], [read_source(q, source).transpose(1, 2).flatten(2) @ weight().t()])
+    assert_same([read_source(q, projected)], [read_source(q, source).transpose(1, 2).flatten(2) @ weight().t() + bias()])
     assert torch.equal(read_source(q[order], projected.reorder(order)), read_source(q, projected)[order])
 
 
@@ -114,30 +112,21 @@ def test_a_projected_source_gives_the_joined_heads_projected(queries, side):
 def test_a_row_of_padding_in_a_projected_source_reads_zeros():
     q, k, v = inputs(2, SHORT)
     mask = torch.tensor([[False], [True], [False]]).expand(3, SHORT)
-    out = read_source(q, project_source(remembered(k, v, mask, momentum=0.6), weight()))
+    out = read_source(q, project_source(remembered(k, v, mask, momentum=0.6), weight(), None))
     assert (out[1] == 0).all() and (out[0] != 0).all()
 
 
 @torch.no_grad()
 def test_a_source_is_projected_only_where_that_is_quicker():
     short, long = (remembered(*inputs(1, keys)[1:], None) for keys in (SHORT, LONG))
-    assert isinstance(project_source(short, weight(18)), ProjectedSource)
-    assert project_source(short, weight(17)) is short  # (4 H − 2) S = 18 is more than C
-    assert project_source(long, weight(999)) is long  # a sum already
-    assert project_source(short, weight().bfloat16()) is short
+    assert isinstance(project_source(short, weight(6), None), ProjectedSource)
+    assert project_source(short, weight(5), None) is short  # 2 (H − 1) S = 6 is more than C
+    assert project_source(long, weight(999), None) is long  # a sum already
+    assert project_source(short, weight().bfloat16(), None) is short
     with torch.autocast("cpu", torch.bfloat16):
-        assert project_source(short, weight()) is short
+        assert project_source(short, weight(), None) is short
     with torch.enable_grad():
-        assert project_source(short, weight()) is short
-
-
-@torch.no_grad()
-def test_a_source_of_few_keys_is_not_projected(monkeypatch):
-    source = remembered(*inputs(1, SHORT)[1:], None)  # of 3 sentences
-    monkeypatch.setattr(source_memory, "FEW_KEYS", 3 * SHORT)
-    assert isinstance(project_source(source, weight()), ProjectedSource)
-    monkeypatch.setattr(source_memory, "FEW_KEYS", 3 * SHORT + 1)
-    assert project_source(source, weight()) is source
+        assert project_source(short, weight(), None) is short
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

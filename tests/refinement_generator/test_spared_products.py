@@ -14,18 +14,18 @@ OF_THE_PAPER = pairs.pairs(pairs.OF_THE_PAPER)
 @pytest.mark.parametrize("attention", ["linear", "momentum"])
 def test_projecting_the_source_changes_no_token(build_model, generator, attention, monkeypatch):
     # Wide enough for sources of these lengths to be projected.
-    sizes = {"embed_dim": 64, "heads": 1}
+    sizes = {"embed_dim": 64, "heads": 2}
     model, rows, projected = restless(build_model, attention=attention, connection="adaptive", **sizes), sentences(), []
 
-    def counted(source: ops.WeightedSource, weight: Tensor):
-        projected.append(ops.project_source(source, weight))
+    def counted(source: ops.WeightedSource, weight: Tensor, bias: Tensor):
+        projected.append(ops.project_source(source, weight, bias))
         return projected[-1]
 
     place = "momentum_fairseq.modules.multihead_attention.project_source"
     monkeypatch.setattr(place, counted)
     found = tokens(decode(generator(), model, rows))
     assert any(isinstance(source, ops.ProjectedSource) for source in projected)
-    monkeypatch.setattr(place, lambda source, weight: source)
+    monkeypatch.setattr(place, lambda source, weight, bias: source)
     assert found == tokens(decode(generator(), model, rows))
 
 
