@@ -66,7 +66,7 @@ def unfuse(model: MomentumNatModel) -> MomentumNatModel:
             module.pack = lambda: None
     for layer in (*model.decoder1.layers, *model.decoder2.layers):
         remember = layer.encoder_attn.remember
-        layer.encoder_attn.remember = lambda source, mask, *, many_queries, remember=remember: remember(source, mask)
+        layer.encoder_attn.remember = lambda source, mask, *, many_reads, remember=remember: remember(source, mask)
     return model
 
 

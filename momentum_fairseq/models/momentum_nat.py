@@ -124,7 +124,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         real = (~padding_mask).flatten().nonzero().squeeze(1)
         lengths = (~padding_mask).sum(1)
         copied = uniform_copy(source, lengths, tgt_tokens.shape[1])
-        decoded = self.decoder1(copied, self.decoder1.memory(source, padding_mask))
+        decoded = self.decoder1(copied, self.decoder1.memory(source, padding_mask, many_reads=False))
         momenta = {"encoder": source.momenta, "decoder1": decoded.momenta}
         targets, projection = tgt_tokens.flatten()[real], self.output_projection
         in_blocks = most_logits is not None and is_plain(projection) and projection.bias is None  # blocks take the weight alone
@@ -175,7 +175,7 @@ class MomentumNatModel(OptionsInCheckpoint, BaseFairseqModel):
         width = int(lengths.max())
         padding_mask = mask_beyond(lengths, width)
         copied = uniform_copy(source, lengths, width)
-        hidden = self.decoder1(copied, self.decoder1.memory(source, padding_mask)).hidden
+        hidden = self.decoder1(copied, self.decoder1.memory(source, padding_mask, many_reads=False)).hidden
         return RefinementState(
             self.best_words(hidden, padding_mask), hidden, padding_mask, self.decoder2.memory(source, padding_mask)
         )

@@ -47,12 +47,12 @@ class NatDecoder(nn.Module):
         # With the norm before, what goes back into the next refinement step would grow from step to step.
         self.layer_norm = nn.LayerNorm(options.embed_dim) if options.normalize_before else nn.Identity()
 
-    def memory(self, source: EncoderOutput, padding_mask: Tensor) -> DecoderMemory:
-        """What the layers read of the source and of the target's positions, bool `[B,N]` (True = padding)."""
+    def memory(self, source: EncoderOutput, padding_mask: Tensor, *, many_reads: bool = True) -> DecoderMemory:
+        """What layers read, many times or once, of the source and of the target's positions, bool `[B,N]` (True = padding)."""
         positions = self.positions(padding_mask.shape[1]).to(source.embedding.dtype).unsqueeze(0)  # [1,N,C]
         source_mask, target_mask = needed_mask(source.padding_mask), needed_mask(padding_mask)
         layers = [
-            layer.memory(output, source_mask, positions, target_mask)
+            layer.memory(output, source_mask, positions, target_mask, many_reads=many_reads)
             for layer, output in zip(self.layers, source.layers, strict=True)
         ]
         return DecoderMemory(layers, target_mask)

@@ -64,14 +64,14 @@ class MultiheadAttention(nn.Module):
         """`[B,S,C]` → `[B,H,S,D]`."""
         return self._split(self.v_proj(value))
 
-    def remember(self, source: Tensor, key_padding_mask: Tensor | None, *, many_queries: bool = False) -> Any:
+    def remember(self, source: Tensor, key_padding_mask: Tensor | None, *, many_reads: bool = False) -> Any:
         """What queries will read of a source `[B,S,C]` with its mask bool `[B,S]`, computed once.
 
-        Where about as many queries as keys come at a time, the output projection may be cheaper on the source than on them.
+        Where about as many queries as keys come many times, the output projection may be cheaper on the source than on them.
         """
         check_mask(key_padding_mask, *source.shape[:2], source.device)
         memory = self.attention.remember(self.project_key(source), self.project_value(source), key_padding_mask)
-        if many_queries and isinstance(memory, WeightedSource) and is_plain(self.out_proj):
+        if many_reads and isinstance(memory, WeightedSource) and is_plain(self.out_proj):
             return project_source(memory, self.out_proj.weight, self.out_proj.bias)
         return memory
 

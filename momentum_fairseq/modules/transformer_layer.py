@@ -150,11 +150,20 @@ class DecoderLayer(Layer):
         self.encoder_attn, self.encoder_attn_layer_norm = self._attention(self_attention=False)
 
     def memory(
-        self, source: Tensor, source_padding: Tensor | None, positions: Tensor, target_padding: Tensor | None
+        self,
+        source: Tensor,
+        source_padding: Tensor | None,
+        positions: Tensor,
+        target_padding: Tensor | None,
+        *,
+        many_reads: bool = True,
     ) -> LayerMemory:
-        """Read an encoder output `[B,S,C]` and target sinusoids `[1,N,C]` with their masks once for all refinement steps."""
+        """Read an encoder output `[B,S,C]` and target sinusoids `[1,N,C]` with their masks once for all refinement steps.
+
+        many_reads: whether there are several of them, as of the second decoder.
+        """
         return LayerMemory(
-            self.encoder_attn.remember(source, source_padding, many_queries=True),
+            self.encoder_attn.remember(source, source_padding, many_reads=many_reads),
             self.positional_attn.pattern(positions, target_padding),
         )
 

@@ -52,7 +52,7 @@ def linear_pattern(
     """w_j q_i·k_j / (Σ_j q_i·k_j + eps), as `weighted_linear_attention` weighs the values.
 
     Args:
-        q, k: `[B,H,N,D]` and `[B,H,S,D]`, already feature-mapped; B may be 1 where the mask has more rows.
+        q, k: `[B,H,N,D]` and `[B,H,S,D]`, already feature-mapped, finite at padding; B may be 1 where the mask has more rows.
         weights: `[S]`, `[H,S]`, `[B,1,S]` or `[B,H,S]`, on the numerator only; None = 1.
         key_padding_mask: bool `[B,S]`, True = padding.
         eps: added to the normaliser, not negative.
@@ -62,11 +62,12 @@ def linear_pattern(
     """
     eps = checked_eps(eps)
     with no_autocast(q):
+        if quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], q.shape[3]):
+            q, k, _ = in_full_precision(q, k, k)
+            return pattern_of_scores(q @ k.transpose(-1, -2), weights, key_padding_mask, eps)
         q, k, _ = in_full_precision(q, k, k, key_padding_mask)
         q = q / (q @ k.sum(-2, keepdim=True).transpose(-1, -2) + eps)
         right = (k if weights is None else k * weights.to(k.dtype).unsqueeze(-1)).transpose(-1, -2)
-        if quadratic_order_is_cheaper(q.shape[2], k.shape[2], q.shape[3], q.shape[3]):
-            return AttentionPattern(q @ right, None)
         return AttentionPattern(q, right)
 
 
@@ -76,12 +77,19 @@ def product_pattern(
     """`linear_pattern` of φ(q) and φ(k), through q·k: always `[B,H,N,S]`."""
     eps = checked_eps(eps)
     with no_autocast(q):
-        q, k, _ = in_full_precision(q, k, k, key_padding_mask)
+        q, k, _ = in_full_precision(q, k, k)
         scores = product_map.of_products(q @ k.transpose(-1, -2), q.shape[3])
-        if key_padding_mask is not None:
-            scores = scores.masked_fill(key_padding_mask[:, None, None, :], 0)
-        weighted = scores if weights is None else scores * weights.to(scores.dtype).unsqueeze(-2)
-        return AttentionPattern(weighted / (scores.sum(-1, keepdim=True) + eps), None)
+        return pattern_of_scores(scores, weights, key_padding_mask, eps)
+
+
+def pattern_of_scores(
+    scores: Tensor, weights: Tensor | None, key_padding_mask: Tensor | None, eps: float
+) -> AttentionPattern:
+    """The pattern of φ(q)·φ(k) `[B,H,N,S]`, or of one row of them for all rows of the mask: its columns are smaller than keys."""
+    if key_padding_mask is not None:
+        scores = torch.where(key_padding_mask[:, None, None, :], scores.new_zeros(()), scores)
+    weighted = scores if weights is None else scores * weights.to(scores.dtype).unsqueeze(-2)
+    return AttentionPattern(weighted / (scores.sum(-1, keepdim=True) + eps), None)
 
 
 def softmax_pattern(q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:

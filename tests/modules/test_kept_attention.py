@@ -31,29 +31,29 @@ def test_keeping_the_source_or_the_queries_and_keys_changes_neither_values_nor_g
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", VARIANTS)
-def test_remembering_a_source_for_many_queries_changes_nothing(options):
+def test_remembering_a_source_for_many_reads_changes_nothing(options):
     module = attention(**options)
     query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
     mask = torch.tensor([[True, False], [False, True], [False, False]])
     expected = module.recall(query, module.remember(source, mask))
-    assert_same([module.recall(query, module.remember(source, mask, many_queries=True))], [expected])
+    assert_same([module.recall(query, module.remember(source, mask, many_reads=True))], [expected])
 
 
 @torch.no_grad()
-def test_remembering_a_source_for_many_queries_leaves_a_projection_that_does_more_where_it_is():
+def test_remembering_a_source_for_many_reads_leaves_a_projection_that_does_more_where_it_is():
     module = attention("momentum")
     query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
-    plain = module.recall(query, module.remember(source, None, many_queries=True))
+    plain = module.recall(query, module.remember(source, None, many_reads=True))
     module.out_proj.register_forward_hook(lambda _, inputs, output: 2 * output)
-    assert_same([module.recall(query, module.remember(source, None, many_queries=True))], [2 * plain])
+    assert_same([module.recall(query, module.remember(source, None, many_reads=True))], [2 * plain])
 
 
 @torch.no_grad()
-def test_remembering_a_source_for_many_queries_takes_a_projection_without_bias():
+def test_remembering_a_source_for_many_reads_takes_a_projection_without_bias():
     module = attention("momentum")
     module.out_proj.bias = None
     query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))
-    memory = module.remember(source, None, many_queries=True)
+    memory = module.remember(source, None, many_reads=True)
     assert isinstance(memory, ProjectedSource)
     assert_same([module.recall(query, memory)], [module.recall(query, module.remember(source, None))])
 
