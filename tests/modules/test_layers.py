@@ -14,6 +14,7 @@ from momentum_fairseq.modules import (
     LayerOptions,
 )
 from momentum_fairseq.modules.transformer_layer import Velocities
+from momentum_fairseq.ops import ProjectedSource, WeightedSource
 from tests.pairs import pairs
 
 ALL = pairs(ATTENTION_KINDS)
@@ -200,6 +201,16 @@ def test_the_memory_of_other_rows_equals_theirs(attention, length):
         computed = layer.memory(source[order], of_fewer, positions, of_fewer)
         outputs = [layer(x[order], of_fewer, memory, Velocities()) for memory in (reordered, computed)]
         torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-14)
+
+
+@torch.no_grad()
+def test_only_a_source_that_is_read_many_times_is_projected():
+    layer, source, positions = build(DecoderLayer, attention="momentum"), normal(3, 2, 12), normal(1, 4, 12)
+    often, once = (layer.memory(source, None, positions, None, many_reads=many) for many in (True, False))
+    assert isinstance(often.source, ProjectedSource) and isinstance(once.source, WeightedSource)
+    x = normal(3, 4, 12)
+    outputs = [layer(x, None, memory, Velocities()) for memory in (often, once)]
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-14)
 
 
 def test_dropout_is_on_every_sub_layer_in_training_only():
