@@ -86,6 +86,7 @@ describe_training() {
 }
 
 train() {
+    [[ -d $DATA/data-bin ]] || die "DATA=$DATA: no data-bin in it; make it with prepare_parallel.sh or distill.sh"
     keep_settings "$MODEL" "$(describe_training)" "$@"
     if is_trained "$MODEL"; then
         say "train: $MODEL is trained, nothing to do"

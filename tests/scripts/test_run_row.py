@@ -77,6 +77,8 @@ def test_wrong_settings_are_named(tmp_path):
     assert "PRESET=mine: must be paper" in run(row, ROW="linear", PRESET="mine", **given).stderr
     assert "MAX_MINUTES=long: must be a number" in run(row, ROW="linear", MAX_MINUTES="long", **given).stderr
     assert "distill.sh trains it" in run(row, ROW="teacher", **given).stderr
+    assert f"DATA={tmp_path}: no data-bin in it" in run(row, ROW="linear", **given).stderr
+    assert not (tmp_path / "model").exists()  # what a training is noted to have begun with
     assert "no checkpoint_best.pt in it; train it first" in run(row, ROW="linear", STAGES="evaluate", **given).stderr
     for example in ("iwslt16_en_de", "multi30k_en_de"):
         assert "ROW=other: must be softmax" in run(f"examples/{example}/run.sh", ROW="other", RUNS=tmp_path).stderr
