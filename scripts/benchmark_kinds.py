@@ -21,6 +21,7 @@ from common.checked_options import add_output_folder, check_place, positive, pos
 from common.measuring import BASELINE, keep_freed_memory, peak_bytes, r_squared, time_side_by_side
 from common.panels import write
 from common.run_record import hardware, run_record
+from common.user_dir import add_user_dir
 from plot_kinds import plot
 from torch import Tensor, nn
 
@@ -144,7 +145,8 @@ def summaries(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--kinds", nargs="+", choices=list(ATTENTION_KINDS), default=list(ATTENTION_KINDS), help="(default: all)")
+    add_user_dir(parser, "folder of a plug-in that has kinds beside those of momentum_fairseq")
+    add("--kinds", nargs="+", metavar="KIND", help="(default: all)")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(default: all)")
     add("--lengths", nargs="+", type=positive, default=[2**i for i in range(10, 15)], help="N (default: 1024 … 16384)")
     add("--embed-dim", type=positive, default=64, help="width (default: 64)")
@@ -160,7 +162,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.lengths, options.seconds = [64, 128, 256], 0.01
-    options.kinds = [kind for kind in ATTENTION_KINDS if kind in options.kinds]
+    for kind in options.kinds or []:
+        if kind not in ATTENTION_KINDS:
+            parser.error(f"--kinds {kind}: no such attention kind; choose from {', '.join(ATTENTION_KINDS)}")
+    options.kinds = [kind for kind in ATTENTION_KINDS if kind in (options.kinds or ATTENTION_KINDS)]
     options.parts = [part for part in PARTS if part in options.parts]
     options.lengths = sorted(set(options.lengths))
     check_place(parser, options)
@@ -181,7 +186,7 @@ def main() -> None:
         measured, skipped = measured + rows, skipped + without
     print()
     record = {
-        **run_record(sys.argv),
+        **run_record(sys.argv, options.user_dir),
         "hardware": hardware(options.device),
         "dtype": options.dtype,
         "embed_dim": options.embed_dim,

@@ -1,4 +1,4 @@
-"""--user-dir of the scripts that load a model, as fairseq's own commands have it: a plug-in beside this repository's."""
+"""--user-dir of scripts, as fairseq's own commands have it: a plug-in beside this repository's."""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,10 @@ from fairseq.utils import import_user_module
 import momentum_fairseq
 
 
-def add_user_dir(parser: argparse.ArgumentParser) -> None:
+def add_user_dir(
+    parser: argparse.ArgumentParser, note: str = "folder of a plug-in that the model needs beside momentum_fairseq"
+) -> None:
     """Give the parser --user-dir, whose folder is imported at once; the option is None where there is none but ours."""
-    note = "folder of a plug-in that the model needs beside momentum_fairseq"
     parser.add_argument("--user-dir", type=Path, action=_Import, metavar="FOLDER", help=note)
 
 

@@ -63,3 +63,14 @@ def test_a_row_is_trained_and_scored_with_it_and_does_not_go_on_without(plugin, 
     assert str(tmp_path) not in text
     without = row()
     assert without.returncode != 0 and "< USER_DIR=my_attention" in without.stderr
+
+
+def test_it_is_measured_beside_ours(plugin, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    arguments = ["--quick", "--parts", "attention", "--kinds", "linear", "cosine", "--user-dir", plugin, "--out", tmp_path]
+    result = run("scripts/benchmark_kinds.py", *arguments)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "kinds.json").read_text(encoding="utf-8"))
+    assert {row["kind"] for row in record["measured"]} == {"linear", "cosine"} and record["user_dir"] == "my_attention"
+    refused = run("scripts/benchmark_kinds.py", *arguments[:-4], "--out", tmp_path)
+    assert "--kinds cosine: no such attention kind" in refused.stderr

@@ -56,7 +56,7 @@ def test_what_may_take_too_long_is_left_out_and_named(tmp_path):
 
 def test_bad_arguments_are_refused_by_name_and_value(tmp_path, capsys):
     for arguments, message in (
-        (["--kinds", "sofmax"], "invalid choice: 'sofmax'"),
+        (["--kinds", "sofmax"], "--kinds sofmax: no such attention kind; choose from softmax, linear"),
         (["--heads", "3"], "--embed-dim 64 is not a multiple of --heads 3"),
         (["--device", "abacus"], "--device abacus"),
     ):
