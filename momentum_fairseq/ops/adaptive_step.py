@@ -51,15 +51,15 @@ def unrecorded_step(
     x: Tensor, push: Tensor, last_push: Tensor, velocity: Tensor, by_velocity: bool, step_size: float, delta: float, eps: float
 ) -> tuple[Tensor, ...]:
     """`plain_step` in place where a recorded graph would need what is written over; its results, and then both norms."""
-    change_norm = norm(push - last_push).clamp_(min=eps)
-    reference_norm = norm(velocity if by_velocity else last_push).clamp_(min=eps)
-    momentum = (change_norm / reference_norm).sqrt_().sub_(1).square_().clamp_(max=1 - delta)
+    change_norm = norm(push - last_push).clamp_min_(eps)
+    reference_norm = norm(velocity if by_velocity else last_push).clamp_min_(eps)
+    momentum = (change_norm / reference_norm).sqrt_().sub_(1).square_().clamp_max_(1 - delta)
     return *move(x, push, velocity, momentum, step_size), momentum, change_norm, reference_norm
 
 
 def norm(x: Tensor) -> Tensor:
     """`[...,C]` → `[...,1]`, in float32 at least: bfloat16 would round a momentum of 0.999 to 1."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else None
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
 
 
