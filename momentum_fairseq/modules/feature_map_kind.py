@@ -1,11 +1,13 @@
 """What the kinds that sum over φ(q)·φ(k) have in common: linear and momentum attention, performer."""
 
+import torch
 from torch import Tensor
 
 from momentum_fairseq.modules.attention_kind import AttentionKind
 from momentum_fairseq.ops import (
     AttentionPattern,
     KeysAndValues,
+    ProjectedSource,
     WeightedSource,
     linear_pattern,
     product_pattern,
@@ -39,14 +41,18 @@ class FeatureMapAttention(AttentionKind):
         return short_attention(q, k, v, weights, key_padding_mask=key_padding_mask, eps=self.eps, product_map=product_map)
 
     def remember(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> WeightedSource | KeysAndValues:
-        if products_suffice(self.map_key, k, k, v):
+        product_map = self.map_key if products_suffice(self.map_key, k, k, v) else None
+        if product_map is not None and torch.is_grad_enabled():  # passes by hand are quicker there
             return super().remember(k, v, key_padding_mask)
-        return weighted_source(self.map_key(k), v, self._weights(k, key_padding_mask), key_padding_mask)
+        k = self.map_key(k) if product_map is None else k
+        return weighted_source(k, v, self._weights(k, key_padding_mask), key_padding_mask, product_map)
 
-    def recall(self, q: Tensor, memory: WeightedSource | KeysAndValues) -> Tensor:
+    def recall(self, q: Tensor, memory: WeightedSource | ProjectedSource | KeysAndValues) -> Tensor:
         if isinstance(memory, KeysAndValues):
             return super().recall(q, memory)
-        return read_source(self.map_query(q), memory, eps=self.eps).to(q.dtype)
+        dtype = q.dtype
+        q = self.map_query(q) if memory.product_map is None else q
+        return read_source(q, memory, eps=self.eps).to(dtype)
 
     def pattern(self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None) -> AttentionPattern:
         weights = self._weights(k, key_padding_mask)

@@ -40,6 +40,15 @@ def test_remembering_a_source_for_many_reads_changes_nothing(options):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("feature_map", ["elu", "taylor"])
+def test_a_source_is_read_in_one_product_where_decoding_reads_it_often(feature_map):
+    module, source = attention("momentum", feature_map=feature_map), torch.randn(3, 2, 12, dtype=torch.float64)
+    assert isinstance(module.remember(source, None, many_reads=True), ProjectedSource)
+    with torch.enable_grad():  # gradients of the plain form are quicker
+        assert not isinstance(module.remember(source, None, many_reads=True), ProjectedSource)
+
+
+@torch.no_grad()
 def test_remembering_a_source_for_many_reads_leaves_a_projection_that_does_more_where_it_is():
     module = attention("momentum")
     query, source = (torch.randn(3, length, 12, dtype=torch.float64) for length in (4, 2))

@@ -1,5 +1,7 @@
 """A source remembered once and read by queries that come later."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -12,17 +14,18 @@ from momentum_fairseq.ops import (
     read_source,
     weighted_source,
 )
+from momentum_fairseq.ops.feature_maps import TaylorMap
 from momentum_fairseq.ops.momentum_weights import momentum_weights
-from tests.ops.cases import SIDES, assert_same, inputs, padding_mask
+from tests.ops.cases import SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 SHORT, LONG = 3, 30  # beside features 5 and values 3 wide: kept as keys and values, and as their sum
 
 
-def remembered(k, v, mask, momentum=None):
+def remembered(k, v, mask, momentum=None, product_map=None):
     weights = None
     if momentum is not None:
         weights = momentum_weights(k.shape[2], momentum, 0.6, mask, dtype=v.dtype, device=v.device)
-    return weighted_source(k, v, weights, mask)
+    return weighted_source(k, v, weights, mask, product_map)
 
 
 @pytest.mark.parametrize("side", [None, *SIDES])
@@ -54,6 +57,45 @@ def test_a_momentum_a_head_is_remembered_with_the_source():
     mask, momentum = padding_mask(3, LONG, "left"), torch.tensor([0.1, 0.9], dtype=torch.float64)
     expected = momentum_attention(q, k, v, momentum=momentum, step_size=0.6, key_padding_mask=mask)
     assert_same([read_source(q, remembered(k, v, mask, momentum))], [expected])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("side", [None, *SIDES])
+@pytest.mark.parametrize("keys", [1, SHORT])
+def test_a_map_that_is_yet_to_be_taken_is_taken_of_the_products(keys, side, grad):
+    leaves, mask, taylor = inputs(6, keys), None if side is None else padding_mask(3, keys, side), TaylorMap()
+    options = {"momentum": 0.9, "step_size": 0.6, "key_padding_mask": mask, "feature_map": taylor}
+
+    def read(q, k, v):
+        return read_source(q, remembered(k, v, mask, momentum=0.9, product_map=taylor))
+
+    if grad:
+        both = read, partial(momentum_attention, **options)
+        assert_same(*(value_and_gradients(lambda f=f: f(*leaves), *leaves) for f in both))
+        return
+    with torch.no_grad():
+        expected = momentum_attention(*leaves, **options)
+        assert_same([read(*leaves)], [expected])
+        q, k, v = leaves
+        source, order = remembered(k, v, mask, momentum=0.9, product_map=taylor), torch.tensor([2, 0, 0, 1])
+        projected = project_source(source, weight(), bias())
+        joined = expected.transpose(1, 2).flatten(2) @ weight().t() + bias()
+        assert_same([read_source(q, projected)], [joined])
+        assert_same([read_source(q[order], source.reorder(order)), read_source(q[order], projected.reorder(order))],
+                    [expected[order], joined[order]])  # fmt: skip
+
+
+@torch.no_grad()
+def test_padding_may_hold_anything_where_a_map_is_yet_to_be_taken():
+    q, k, v = inputs(2, SHORT)
+    mask = padding_mask(3, SHORT, "left")
+    mask[1] = True
+    clean = read_source(q, remembered(k, v, mask, product_map=TaylorMap()))
+    k[mask.unsqueeze(1).expand(-1, 2, -1)] = torch.nan
+    v[mask.unsqueeze(1).expand(-1, 2, -1)] = torch.inf
+    source = remembered(k, v, mask, product_map=TaylorMap())
+    assert torch.equal(read_source(q, source), clean) and (clean[1] == 0).all() and (clean[0] != 0).all()
+    assert (read_source(q, project_source(source, weight(), None))[1] == 0).all()
 
 
 def test_a_long_source_is_kept_as_a_sum_whose_size_is_that_of_any_other():
