@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from momentum_fairseq.ops import FEATURE_MAPS, feature_maps
 
@@ -23,7 +24,8 @@ def test_elu_is_exp_below_zero_and_x_plus_1_above():
 @pytest.fixture
 def by_powers_of_two(monkeypatch):
     """elu + 1 of few numbers taken as of many."""
-    monkeypatch.setattr(feature_maps, "FEW", 0)
+    for few in ("FEW", "FEW_RECORDED"):
+        monkeypatch.setattr(feature_maps, few, 0)
 
 
 @pytest.mark.parametrize("blocks", [False, True])
@@ -31,6 +33,7 @@ def by_powers_of_two(monkeypatch):
 def test_elu_of_many_numbers_is_exact_wherever_they_lie(monkeypatch, by_powers_of_two, dtype, blocks):
     if blocks:
         monkeypatch.setattr(feature_maps, "BLOCK", 50)
+        monkeypatch.setattr(feature_maps, "BLOCKS", 50)
     edges = torch.tensor([0.0, -0.0, 200.0, -1000.0, torch.inf, -torch.inf, torch.nan])
     x = torch.cat([torch.linspace(-80, 5, 1003), edges]).to(dtype).view(2, 5, 101)
     exact = torch.where(x < 0, x.double().exp(), x.double() + 1)
@@ -47,6 +50,20 @@ def test_gradients_of_elu_of_many_numbers(by_powers_of_two):
     few = x.detach()[:-1].requires_grad_()  # numerical gradients of gradients aren't defined at zero
     assert torch.autograd.gradcheck(FEATURE_MAPS["elu"], x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(FEATURE_MAPS["elu"], few)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_other_ways_to_differentiate_elu_of_many_numbers(monkeypatch, by_powers_of_two, blocks):
+    if blocks:
+        monkeypatch.setattr(feature_maps, "BLOCKS", 0)
+    elu, x = FEATURE_MAPS["elu"], torch.linspace(-3, 3, 8, dtype=torch.float64)
+    slope = torch.where(x < 0, x.exp(), 1)
+    with forward_ad.dual_level():
+        for leaf in (x, x.clone().requires_grad_()):
+            tangent = forward_ad.unpack_dual(elu(forward_ad.make_dual(leaf, torch.full_like(x, 2)))).tangent
+            torch.testing.assert_close(tangent, 2 * slope)
+    torch.testing.assert_close(torch.func.jacrev(elu)(x), slope.diag())
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(elu))(x), slope)
 
 
 def test_squared_relu_is_zero_below_zero_and_a_square_above():
