@@ -50,16 +50,19 @@ def test_attention_whose_inputs_depend_on_each_other(attention, made, length, pa
 
 
 def assert_directions_go_together(function, leaves):
-    """The gradients along three directions at once, as `torch.autograd.functional.jacobian` takes them, are those of each."""
+    """The gradients along three directions at once, as `torch.autograd.functional.jacobian` takes them, are those of each; under
+    vmap, too."""
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     directions = [torch.randn(3, *output.shape, dtype=output.dtype) for output in outputs]
     options = {"retain_graph": True}
-    together = torch.autograd.grad(outputs, leaves, directions, is_grads_batched=True, **options)
+    batched = torch.autograd.grad(outputs, leaves, directions, is_grads_batched=True, **options)
+    mapped = torch.vmap(lambda *along: torch.autograd.grad(outputs, leaves, along, **options))(*directions)
     each = [torch.autograd.grad(outputs, leaves, [x[i] for x in directions], **options) for i in range(3)]
-    for found, expected in zip(together, zip(*each, strict=True), strict=True):
-        assert not found.requires_grad
-        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
+    for together in (batched, mapped):
+        for found, expected in zip(together, zip(*each, strict=True), strict=True):
+            assert not found.requires_grad
+            torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("padded", [False, True])
