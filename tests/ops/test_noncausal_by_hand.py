@@ -7,11 +7,12 @@ import torch
 
 from momentum_fairseq.ops import linear_attention, momentum_attention
 from momentum_fairseq.ops.feature_maps import TaylorMap
+from momentum_fairseq.ops.kernel_choice import kernel
 from momentum_fairseq.ops.linear_attention import linear_order, quadratic_order
 from momentum_fairseq.ops.momentum_attention import STEADY, steady_weights
 from momentum_fairseq.ops.momentum_weights import unpadded_weights
 from momentum_fairseq.ops.noncausal_by_hand import attention_by_hand
-from tests.ops.cases import MOMENTA, assert_same, inputs, padding_mask, value_and_gradients
+from tests.ops.cases import MOMENTA, SIDES, assert_same, inputs, padding_mask, value_and_gradients
 
 TAYLOR = TaylorMap()
 ORDERS = {"quadratic": quadratic_order, "products": partial(quadratic_order, product_map=TAYLOR), "linear": linear_order}
@@ -46,6 +47,20 @@ def test_values_and_gradients_are_those_of_the_recorded_passes(order, learned, p
     assert_same(value_and_gradients(by_hand, *leaves), value_and_gradients(recorded, *leaves))
     with torch.no_grad():
         assert_same([by_hand()], [recorded()])
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("keys", [3, 30])
+def test_gradients_of_a_learned_momentum_and_step_size_are_the_references_whatever_is_padding(keys, side):
+    leaves, mask = inputs(keys, keys), padding_mask(3, keys, side)
+    numbers = torch.tensor([[0.3, 0.9], [0.7, 0.2]], dtype=EXACT).requires_grad_().unbind()
+
+    def attention():
+        return momentum_attention(*leaves, momentum=numbers[0], step_size=numbers[1], key_padding_mask=mask)
+
+    by_hand = value_and_gradients(attention, *leaves, *numbers)
+    with kernel("reference"):
+        assert_same(by_hand, value_and_gradients(attention, *leaves, *numbers))
 
 
 @pytest.mark.parametrize("momentum", MOMENTA)
