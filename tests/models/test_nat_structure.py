@@ -39,6 +39,18 @@ def test_dropout_is_of_what_the_layers_read_and_not_of_the_embedding_that_the_de
     torch.testing.assert_close(read[0][kept], 2 * expected.embedding[kept])
 
 
+@pytest.mark.parametrize("decoder", ["decoder1", "decoder2"])
+def test_dropout_is_of_the_decoder_inputs_with_their_positions(build_model, decoder):
+    model = build_model(dropout=0.5)
+    source, x, decoder = model.encode(pad(sources(4, 6), 8, left=True)), torch.randn(2, 9, 12), getattr(model, decoder)
+    memory, read = decoder.memory(source, torch.zeros(2, 9, dtype=torch.bool)), []
+    decoder.layers[0].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    decoder.train()(x, memory)
+    kept = read[0] != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(read[0][kept], 2 * (x + decoder.positions.table[:9])[kept])
+
+
 def test_with_norms_before_the_sub_layers_all_that_leaves_a_stack_is_normalised(build_model):
     """Else what goes into the next refinement step grows from step to step."""
     model = build_model(normalize_before=True)
