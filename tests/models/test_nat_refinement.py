@@ -43,6 +43,13 @@ def test_a_refinement_of_some_sentences_equals_theirs_in_the_whole_batch(build_m
     torch.testing.assert_close(some.hidden, all_of_them.hidden, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_some_sentences_of_a_source_leave_the_padding_that_they_share(build_model, left):
+    source = build_model().encode(pad(sources(5, 3, 8), 11, left=left)).select(torch.tensor([1, 0]))
+    assert [x.shape[1] for x in (*source.layers, source.embedding, source.padding_mask)] == [6] * (len(source.layers) + 2)
+    assert (~source.padding_mask).sum(1).tolist() == [4, 6]  # with EOS
+
+
 @pytest.mark.parametrize("block", [1, 100, 1 << 20])
 def test_best_words_by_blocks_are_the_plain_argmax_over_ordinary_words(build_model, monkeypatch, block):
     monkeypatch.setattr("momentum_fairseq.modules.word_projection.LOGITS", block)

@@ -141,6 +141,14 @@ def test_a_sentence_without_bos_and_eos_is_damaged_too():
     assert not torch.equal(out, torch.tensor([[10, 12, 14]]))
 
 
+def test_a_short_sentence_is_damaged_no_more_often_beside_a_long_one():
+    """Each of its rounds changes two words at most."""
+    tokens = sentences((40, 8))
+    for seed in range(50):
+        changed = (run(tokens, 0.25, seed) != tokens).sum(1)
+        assert changed[0] <= 20 and changed[1] <= 4
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, math.inf])
 def test_a_rate_outside_0_1_is_refused_by_its_value(rate):
     with pytest.raises(ValueError, match=rf"rate must be in \[0, 1\], got {rate}"):
