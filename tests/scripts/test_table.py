@@ -100,6 +100,14 @@ def test_a_seed_without_kept_sentences_leaves_its_row_without_interval(make, pri
     assert cells(text.split("less a")[1], "b, 2 seeds") == [f"{(bleu(3) + bleu(4)) / 2 - bleu(2):+.2f}"] * 2
 
 
+def test_the_interval_is_of_bleu_alone_and_explained_where_any_row_has_one(make, print_table):
+    text = print_table(make("linear"), make("adaptive", sentence_statistics={}), "--metrics", "bleu", "chrf")
+    bleus, chrfs, conditions = text.split("\n\n")
+    assert "±" in cells(bleus, "linear")[0] and "±" not in cells(bleus, "adaptive")[0]
+    assert cells(chrfs, "linear") == ["50.00", "50.00"]
+    assert "± of one seed: half the 95 % interval" in conditions
+
+
 def test_a_cell_of_fewer_seeds_than_its_row_has_says_so(make, print_table):
     timed = {"batch": "1", "steps": "10", "subwords_per_second": 50.0, "sentences_per_second": 2.0}
     files = [make("linear", 2, seed=1, speeds=[timed]), make("linear", 4, seed=2), make("linear", 3, seed=3, steps=("1",))]
@@ -149,12 +157,13 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     data = {**data, "corpus": table.PAPER_CORPUS}
     speed = {"split": "valid", "steps": "10", "subwords_per_second": 100.4, "sentences_per_second": 5.2}
     speeds = [{**speed, "batch": "1"}, {**speed, "batch": "1", "steps": "1"}, {**speed, "batch": "64"}]
+    beam = {**speed, "batch": "1", "steps": "beam 4", "subwords_per_second": 30.0}
     for number, entry in enumerate(speeds):
         entry["subwords_per_second"] *= 1 + number
-    text = print_table(make("softmax", data=data, speeds=speeds), make("teacher", steps=("beam 4",), data=data))
+    text = print_table(make("softmax", data=data, speeds=speeds), make("teacher", steps=("beam 4",), data=data, speeds=[beam]))
     papers, ours = text.split("\n\n", 1)
     assert cells(papers, "softmax") == [f"{bleu(2):.2f}", "", "100", "24.34", "5104"]
-    assert cells(papers, "teacher, beam 4") == [f"{bleu(2):.2f}", "", "", "", ""]
+    assert cells(papers, "teacher, beam 4") == [f"{bleu(2):.2f}", "", "30", "", ""]
     assert cells(papers, "adaptive") == ["", "", "", "22.20", "1410"]
     assert cells(ours, "Lee et al. 2018") == ["22.20", "27.11", ""]
     papers, ours = print_table(make("softmax", data=data, steps=("1", "2", "5", "10", "adaptive"))).split("\n\n", 1)
@@ -164,6 +173,7 @@ def test_the_papers_numbers_stand_beside_iwslt16_only(make, print_table):
     text = print_table(make("softmax", data={**data, "corpus": "TED mix en-de: a substitute for IWSLT'16", "substitute": True}))
     assert "24.34" not in text
     assert "24.34" not in print_table(make("softmax", data=data), make("linear"))
+    assert "24.34" not in print_table(make("softmax", data={**data, "corpus": "IWSLT'17 en-de, validation on tst2013"}))
 
 
 def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
@@ -177,6 +187,8 @@ def test_rows_are_told_apart_by_what_their_scores_depend_on(make, print_table):
     text = print_table(*both, make("linear"), unknown)
     assert cells(text, "momentum, training set unknown")
     assert cells(text, "linear, distilled, repeats removed") and cells(text, "linear, distilled") and cells(text, "linear")
+    text = print_table(make("linear"), make("linear", length_beam=2), make("linear", dtype="bfloat16"))
+    assert cells(text, "linear") and cells(text, "linear, length beam 2") and cells(text, "linear, bfloat16")
 
 
 def test_oracle_lengths_have_no_length_beam_and_no_row_twice(make, print_table):
@@ -212,8 +224,12 @@ def test_speeds_stand_in_one_table(make, print_table, tmp_path):
 def test_the_conditions_say_what_the_figures_were_made_with(make, print_table):
     text = print_table(make("linear", max_update=9, training_revisions=["def"]))
     assert "2026-01-02, a processor, 1 threads, best of 9 updates at 7 by revision def, revision abc" in text
-    assert "data Multi30k, valid tst2013 (50 sentences)" in text
+    assert "data Multi30k, valid tst2013 (50 sentences)\n" in text
     assert "BLEU nrefs:1|case:mixed" in text
+    text = print_table(make("linear", text={"lowercased": True, "tokenized": False}))
+    assert "data Multi30k, valid tst2013 (50 sentences), lower-cased\n" in text
+    text = print_table(make("linear", text={"lowercased": False, "tokenized": True}))
+    assert "data Multi30k, valid tst2013 (50 sentences), scored as tokenised\n" in text
 
 
 def test_a_training_that_was_stopped_early_is_not_said_to_have_had_all_its_updates(make, print_table):
@@ -244,6 +260,22 @@ def test_results_of_different_test_sets_are_refused(make, print_table):
     newer = [{**score, "bleu_signature": "nrefs:1|case:lc"} for score in scores]
     with pytest.raises(SystemExit, match="other signatures"):
         print_table(make("linear"), make("softmax", scores=newer))
+    newer = [{**score, "chrf_signature": "nrefs:1|nc:4"} for score in scores]
+    with pytest.raises(SystemExit, match="other signatures"):
+        print_table(make("linear"), make("softmax", scores=newer))
+
+
+def test_results_of_some_of_the_sets_stand_beside_those_of_all(make, print_table):
+    result = json.loads(make("linear").read_text())
+    sets = {**result["data"]["sets"], "test": {"name": "tst2014", "sentences": 50, "sha256": "bb"}}
+    both = {
+        "data": {**result["data"], "sets": sets},
+        "scores": result["scores"] + [{**score, "split": "test"} for score in result["scores"]],
+        "sentence_statistics": {**result["sentence_statistics"], "test": result["sentence_statistics"]["valid"]},
+    }
+    for files in ((make("a", **both), make("b")), (make("b", 3), make("a", **both))):
+        valid, test, _ = print_table(*files).split("\n\n")
+        assert cells(valid, "a") and cells(valid, "b") and cells(test, "a") and "| b |" not in test
 
 
 def test_files_that_are_no_results_are_refused(make, print_table, tmp_path):
@@ -281,5 +313,10 @@ def test_seeds_of_a_row_that_differ_in_their_model_or_training_are_refused(make,
 def test_a_row_given_twice_or_an_unknown_baseline_is_refused(make, print_table):
     with pytest.raises(SystemExit, match="both of row linear, seed 1"):
         print_table(make("linear"), make("linear"))
+    with pytest.raises(SystemExit, match="both of row linear, seed 1"):
+        print_table(make("linear"), make("linear", seed=2), make("linear"))
+    beams = make("linear", length_beam=3), make("linear", length_beam=5)
+    with pytest.raises(SystemExit, match="several rows; there are: linear, length beam 3; linear, length beam 5"):
+        print_table(*beams, "--baseline", "linear")
     with pytest.raises(SystemExit, match="--baseline momentum: no such row; there are: linear"):
         print_table(make("linear"), "--baseline", "momentum")

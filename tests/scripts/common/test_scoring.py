@@ -52,6 +52,12 @@ def test_scores_are_sacrebleus_of_hypotheses_against_references(scorer, lowercas
     assert [sentence[:2] for sentence in statistics] == [[7, 6], [4, 7], [8, 8]]
 
 
+@pytest.mark.parametrize("sentences", [2, 4])
+def test_translations_that_are_not_as_many_as_references_are_not_scored(scorer, sentences):
+    with pytest.raises(SystemExit, match=f"3 sentences in, {sentences} out; not scored"):
+        scorer().score((HYPOTHESES * 2)[:sentences], REFERENCES)
+
+
 class Known:
     """A way to translate whose output is known: the references, of which the first `lost` words are left out."""
 
