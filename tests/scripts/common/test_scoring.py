@@ -68,7 +68,7 @@ class Known:
 
     def translate(self, samples: list[dict]) -> dict[int, Translation]:
         return {
-            number: Translation(target[target != 1][self.lost :], 3 * number)
+            number: Translation(target[target != 1][self.lost :], number**2)
             for sample in samples
             for number, target in zip(sample["id"].tolist(), sample["target"], strict=True)
         }
@@ -82,7 +82,7 @@ def test_translations_meet_their_own_references_whatever_batch_they_were_in(buil
     scorer = scoring.Scorer(tmp_path, task.target_dictionary)
     scores, kept = evaluate.measure_scores([Known(0), Known(1)], task, scorer, torch.device("cpu"), options)
     assert scores[0]["bleu"] == 100 > scores[1]["bleu"] > 10
-    assert [score["mean_steps"] for score in scores] == [43.5, 43.5]  # 3 · (0 + … + 29) / 30
+    assert [score["mean_steps"] for score in scores] == [285.17, 285.17]  # (0² + … + 29²) / 30
     found = [round(bootstrap.corpus_bleu(of_score), 2) for of_score in bootstrap.unpack(kept["test"], 30)]
     assert found == [score["bleu"] for score in scores]
     assert (tmp_path / "test.predicted.1").read_text() == (corpus / "test.tgt").read_text()
