@@ -98,6 +98,7 @@ def test_a_result_says_what_was_scored_how_and_on_what(nat, run, prepared):
     assert keys == [(a, b, c) for a in ("valid", "test") for b in ("predicted", "oracle") for c in ("1", "3")]
     assert {s["bleu_signature"].split("|")[0] for s in result["scores"]} == {"nrefs:1"}
     assert [(s["steps"], s["batch"]) for s in result["speeds"]] == [(a, b) for a in "13" for b in ("1", "100 tokens")]
+    assert {(s["split"], s["lengths"]) for s in result["speeds"]} == {("test", "predicted")}
     assert all(len(s["seconds_of_each_run"]) == 3 and s["subwords_per_second"] > 0 for s in result["speeds"])
     data = result["data"]
     assert (data["corpus"], data["substitute"], data["distilled"]) == ("numbers, a substitute", True, True)
